@@ -1,0 +1,72 @@
+"""Signed reports: the Dead Simple Signing Envelope with the device's Ed25519 key.
+
+Source: DSSE v1.0.2, github.com/secure-systems-lab/dsse. The signature covers the type and the exact payload bytes,
+so nothing has to be canonical and nothing is parsed before it is believed.
+"""
+
+import base64
+import binascii
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from protocol.codec import decode, encode, sha256
+from protocol.errors import MalformedError, SignatureError
+
+
+class _Signature(msgspec.Struct, frozen=True, kw_only=True):
+    keyid: str
+    sig: str
+
+
+class _Envelope(msgspec.Struct, frozen=True, kw_only=True, rename={"payload_type": "payloadType"}):
+    payload: str
+    payload_type: str
+    signatures: tuple[_Signature, ...]
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """Return the SHA-256 of the raw public key."""
+    return sha256(key.public_bytes_raw())
+
+
+def seal(payload: bytes, payload_type: str, key: Ed25519PrivateKey) -> bytes:
+    """Return the envelope of `payload`."""
+    signature = key.sign(_pre_authentication_encoding(payload_type, payload))
+    return encode(
+        _Envelope(
+            payload=base64.b64encode(payload).decode(),
+            payload_type=payload_type,
+            signatures=(_Signature(keyid=key_id(key.public_key()), sig=base64.b64encode(signature).decode()),),
+        )
+    )
+
+
+def unseal(raw: bytes, payload_type: str, key: Ed25519PublicKey, *, limit_bytes: int) -> bytes:
+    """Return the payload of the envelope `raw`.
+
+    Raises:
+        LimitExceededError, MalformedError: it is not an envelope of at most `limit_bytes`.
+        SignatureError: it is of another type, or `key` did not sign it.
+    """
+    envelope = decode(raw, _Envelope, limit_bytes=limit_bytes, what="signed envelope")
+    if envelope.payload_type != payload_type:
+        raise SignatureError(f"expected an envelope of type {payload_type}, got {envelope.payload_type[:80]!r}")
+    if len(envelope.signatures) != 1:
+        raise MalformedError(f"expected one signature, got {len(envelope.signatures)}")
+    try:
+        payload = base64.b64decode(envelope.payload, validate=True)
+        signature = base64.b64decode(envelope.signatures[0].sig, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedError(f"signed envelope: bad base64: {error}") from error
+    try:
+        key.verify(signature, _pre_authentication_encoding(payload_type, payload))
+    except InvalidSignature as error:
+        raise SignatureError("the signature is not of the device's key") from error
+    return payload
+
+
+def _pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)

@@ -1,0 +1,249 @@
+"""What a device says and what it is told besides signed metadata.
+
+Births, receipts and telemetry travel in a signed envelope (`protocol.dsse`) under the type beside each class.
+Times are Unix milliseconds by the device's own clock; `session` counts the agent's starts.
+"""
+
+import itertools
+from typing import ClassVar, Literal
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from protocol import dsse, limits
+from protocol.admission import Capacity
+from protocol.codec import decode, encode
+from protocol.errors import LimitExceededError, MalformedError, WrongDeviceError
+from protocol.identifiers import DeviceId, Digest, Version, parse_device_id, parse_digest, parse_model_name
+from protocol.lifecycle import DeploymentState
+from protocol.sketch import SketchData
+
+_TYPE = "application/vnd.wasmfleet.{}.v1+json"
+LIVENESS_TYPE = _TYPE.format("liveness")
+RECEIPTS_TYPE = _TYPE.format("receipts")
+TELEMETRY_TYPE = _TYPE.format("telemetry")
+
+
+class SlotReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Which releases of one model a device holds."""
+
+    model: str
+    active: str | None = None
+    previous: str | None = None
+    candidate: str | None = None
+
+
+class Liveness(msgspec.Struct, frozen=True, kw_only=True):
+    """Birth (`online`), or death (`offline`), signed when the agent connects and sent by Last Will.
+
+    Two deaths of one session are the same; a death of an older session than the last birth says nothing.
+    """
+
+    device_id: str
+    session: int
+    online: bool
+    at_ms: int
+    protocol_versions: tuple[int, ...] = (1,)
+    agent_version: str = ""
+    capacity: Capacity | None = None
+    slots: tuple[SlotReport, ...] = ()
+    director_version: int = 0
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a download is, over all files of the release, in encoded bytes."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """Why: a stable code to count by, and a sentence to read."""
+
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, code: str, message: str) -> "Reason":
+        """Return a reason whose message is cut to what the protocol allows."""
+        return cls(code=code, message=message[: limits.MAX_REASON_CHARS])
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.code) <= 63 or len(self.message) > limits.MAX_REASON_CHARS:
+            raise LimitExceededError("reason: code or message too long")
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's record of one transition of one deployment."""
+
+    seq: int
+    deployment_id: str
+    model: str
+    version: str
+    state: DeploymentState
+    at_ms: int
+    session: int
+    progress: Progress | None = None
+    reason: Reason | None = None
+    measures: dict[str, int] = {}
+    """Durations of phases and the like; the unit ends the name: `download_ms`, `swap_us`."""
+
+    def __post_init__(self) -> None:
+        parse_model_name(self.model)
+        Version.parse(self.version)
+        if not 1 <= len(self.deployment_id) <= 64 or self.seq < 1 or len(self.measures) > 32:
+            raise MalformedError("receipt: bad deployment_id, seq or measures")
+
+
+class ReceiptBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Receipts in order of `seq`. `stream` is drawn anew when a device lost its memory."""
+
+    payload_type: ClassVar[str] = RECEIPTS_TYPE
+    device_id: str
+    stream: str
+    receipts: tuple[Receipt, ...]
+
+
+class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one release did in one interval."""
+
+    model: str
+    version: str
+    inferences: int
+    errors: dict[str, int]
+    latency: SketchData
+    memory_peak_bytes: int
+
+
+class DeviceUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """How the device fared in one interval."""
+
+    cpu_permille: int
+    memory_used_bytes: int
+    memory_total_bytes: int
+    agent_memory_bytes: int
+    uptime_s: int
+
+
+class TelemetryRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One interval of one device."""
+
+    seq: int
+    session: int
+    from_ms: int
+    to_ms: int
+    device: DeviceUsage
+    models: tuple[ModelUsage, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.seq < 1 or len(self.models) > 2 * limits.MAX_MODELS_PER_DEVICE:
+            raise MalformedError("telemetry: bad seq or too many models")
+        for usage in self.models:
+            parse_model_name(usage.model)
+            Version.parse(usage.version)
+            if usage.inferences < 0 or len(usage.errors) > 64:
+                raise MalformedError("telemetry: negative count or too many kinds of error")
+
+
+class TelemetryBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Telemetry in order of `seq`."""
+
+    payload_type: ClassVar[str] = TELEMETRY_TYPE
+    device_id: str
+    stream: str
+    records: tuple[TelemetryRecord, ...]
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True):
+    """The controller has stored everything of `stream` up to these numbers; the device may forget it."""
+
+    stream: str
+    receipts: int = 0
+    telemetry: int = 0
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> "Ack":
+        """Parse an ack; raises ProtocolError."""
+        return decode(raw, cls, limit_bytes=limits.MAX_ACK_BYTES, what="ack")
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical JSON of the ack."""
+        return encode(self)
+
+
+class Want(msgspec.Struct, frozen=True, kw_only=True):
+    """A retained message did not come: publish it again, once for all who miss it.
+
+    `kind` says what is missed: the image metadata, the director document of this device, the offer of the file
+    `digest`, or of the blob `digest` its `chunks`, or its index when `chunks` is empty.
+    """
+
+    kind: Literal["metadata", "director", "offer", "blob"]
+    digest: Digest | None = None
+    chunks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind in ("offer", "blob"):
+            parse_digest(self.digest or "")
+        if len(self.chunks) > limits.MAX_WANTED_CHUNKS or any(n < 0 for n in self.chunks):
+            raise LimitExceededError(f"want: expected at most {limits.MAX_WANTED_CHUNKS} chunks")
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> "Want":
+        """Parse a want; raises ProtocolError."""
+        return decode(raw, cls, limit_bytes=limits.MAX_WANT_BYTES, what="want")
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical JSON of the want."""
+        return encode(self)
+
+
+def seal_liveness(liveness: Liveness, key: Ed25519PrivateKey) -> bytes:
+    """Return a birth or death as it goes on the wire."""
+    return dsse.seal(encode(liveness), LIVENESS_TYPE, key)
+
+
+def open_liveness(raw: bytes, device: DeviceId, key: Ed25519PublicKey) -> Liveness:
+    """Return the birth or death that `device` signed; raises ProtocolError."""
+    limit = limits.MAX_LIVENESS_BYTES
+    payload = dsse.unseal(raw, LIVENESS_TYPE, key, limit_bytes=limit)
+    liveness = decode(payload, Liveness, limit_bytes=limit, what="liveness message")
+    _check_device(liveness.device_id, device)
+    return liveness
+
+
+def seal_batch(batch: ReceiptBatch | TelemetryBatch, key: Ed25519PrivateKey) -> bytes:
+    """Return a batch as it goes on the wire."""
+    return dsse.seal(encode(batch), batch.payload_type, key)
+
+
+def open_receipts(raw: bytes, device: DeviceId, key: Ed25519PublicKey) -> ReceiptBatch:
+    """Return the receipts that `device` signed; raises ProtocolError."""
+    payload = dsse.unseal(raw, RECEIPTS_TYPE, key, limit_bytes=limits.MAX_REPORT_BYTES)
+    batch = decode(payload, ReceiptBatch, limit_bytes=limits.MAX_REPORT_BYTES, what="receipt batch")
+    _check_device(batch.device_id, device)
+    _check_order([r.seq for r in batch.receipts], batch.stream)
+    return batch
+
+
+def open_telemetry(raw: bytes, device: DeviceId, key: Ed25519PublicKey) -> TelemetryBatch:
+    """Return the telemetry that `device` signed; raises ProtocolError."""
+    payload = dsse.unseal(raw, TELEMETRY_TYPE, key, limit_bytes=limits.MAX_REPORT_BYTES)
+    batch = decode(payload, TelemetryBatch, limit_bytes=limits.MAX_REPORT_BYTES, what="telemetry batch")
+    _check_device(batch.device_id, device)
+    _check_order([r.seq for r in batch.records], batch.stream)
+    return batch
+
+
+def _check_device(named: str, expected: DeviceId) -> None:
+    if parse_device_id(named) != expected:
+        raise WrongDeviceError(f"expected a message of device {expected}, got one of {named}")
+
+
+def _check_order(numbers: list[int], stream: str) -> None:
+    if not 1 <= len(stream) <= 64:
+        raise MalformedError("report: expected a stream of 1 to 64 characters")
+    if not numbers or len(numbers) > limits.MAX_RECEIPTS_PER_BATCH:
+        raise LimitExceededError(f"report: expected 1 to {limits.MAX_RECEIPTS_PER_BATCH} entries, got {len(numbers)}")
+    if any(b <= a for a, b in itertools.pairwise(numbers)):
+        raise MalformedError("report: sequence numbers do not rise")
