@@ -1,0 +1,82 @@
+"""What every test shares: which system tools it needs, which tests are slow, how random property tests are.
+
+`@pytest.mark.needs("mosquitto")` skips a test on a machine without the tool, and fails it where the variable
+FLEET_REQUIRE is `all` or names the tool (as CI does), so that a gap never looks like a pass.
+"""
+
+import os
+import re
+import shutil
+
+import pytest
+from hypothesis import settings
+
+TOOLS: dict[str, tuple[str, ...]] = {
+    "mosquitto": ("mosquitto",),
+    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "qemu": ("qemu-aarch64-static", "qemu-aarch64"),
+}
+"""The tools that a test may need, and the programs of which one is enough."""
+
+_MISSING = re.compile(r"needs (\w+), which is not installed")
+
+# Property tests run the same examples every time: a test that fails, fails for everybody. `make fuzz` looks further.
+settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=100)
+settings.register_profile("fuzz", deadline=None, max_examples=20_000)
+settings.load_profile(os.environ.get("FLEET_PROPERTIES", "fixed"))
+
+
+def find_tool(name: str) -> str | None:
+    """Return the path of a system tool, or None; daemons live in /usr/sbin, which not every PATH has."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+    return next((found for program in TOOLS[name] if (found := shutil.which(program, path=path))), None)
+
+
+def required_tools() -> set[str]:
+    """Return the tools whose absence is a failure: those that FLEET_REQUIRE names, parted by commas."""
+    return set(os.environ.get("FLEET_REQUIRE", "").replace(",", " ").split())
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_configure() -> None:
+    if unknown := required_tools() - {"all", *TOOLS}:
+        raise pytest.UsageError(f"FLEET_REQUIRE: expected `all` or some of {sorted(TOOLS)}, got {sorted(unknown)}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in item.iter_markers("needs"):
+            if unknown := set(marker.args) - set(TOOLS):
+                raise pytest.UsageError(f"{item.nodeid}: unknown tools {sorted(unknown)}; known: {sorted(TOOLS)}")
+    if config.getoption("--slow"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    required = required_tools()
+    for marker in item.iter_markers("needs"):
+        for tool in marker.args:
+            if find_tool(tool):
+                continue
+            reason = f"needs {tool}, which is not installed"
+            if required & {"all", tool}:
+                pytest.fail(f"{reason}, and FLEET_REQUIRE asks for it", pytrace=False)
+            pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    counts: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        if match := _MISSING.search(str(report.longrepr)):
+            counts[match[1]] = counts.get(match[1], 0) + 1
+    if counts:
+        terminalreporter.section("missing tools")
+        for tool, count in sorted(counts.items()):
+            terminalreporter.line(f"{tool}: {count} tests skipped; install {' or '.join(TOOLS[tool])} to run them")
