@@ -1,0 +1,1 @@
+"""The operator's REST API and the device-facing listener."""
