@@ -4,7 +4,6 @@ Every name is safe as an MQTT topic level, a file name and a URL path segment.
 """
 
 import re
-from functools import total_ordering
 from typing import NewType
 
 import msgspec
@@ -59,7 +58,6 @@ def parse_digest(text: str) -> Digest:
     return Digest(text)
 
 
-@total_ordering
 class Version(msgspec.Struct, frozen=True, kw_only=True):
     """A release version after Semantic Versioning 2.0.0, without build metadata.
 
@@ -96,10 +94,18 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
         keys = tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in self.prerelease)
         return (self.major, self.minor, self.patch, not self.prerelease, keys)
 
+    # All four are spelt out: functools.total_ordering sees those of Struct, which always refuse, and adds none.
     def __lt__(self, other: object) -> bool:
-        if not isinstance(other, Version):
-            return NotImplemented
-        return self._precedence() < other._precedence()
+        return self._precedence() < other._precedence() if isinstance(other, Version) else NotImplemented
+
+    def __le__(self, other: object) -> bool:
+        return self._precedence() <= other._precedence() if isinstance(other, Version) else NotImplemented
+
+    def __gt__(self, other: object) -> bool:
+        return self._precedence() > other._precedence() if isinstance(other, Version) else NotImplemented
+
+    def __ge__(self, other: object) -> bool:
+        return self._precedence() >= other._precedence() if isinstance(other, Version) else NotImplemented
 
     def __str__(self) -> str:
         text = f"{self.major}.{self.minor}.{self.patch}"
