@@ -187,6 +187,8 @@ class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True):
     to: tuple[str, ...] = ("all",)
     is_dry_run: bool = False
     soak_ms: int | None = None
+    manifest: str | None = None
+    """For a dry run alone: the manifest, as JSON text, of a release that is not published yet."""
 
 
 class PlannedDevice(msgspec.Struct, frozen=True, kw_only=True):
