@@ -2,6 +2,7 @@
 
 import msgspec
 
+from protocol.codec import Count
 from protocol.errors import ProtocolError
 from protocol.manifest import Manifest, Variant
 
@@ -16,15 +17,15 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     """What a device can offer a model: its hardware, limited by its own policy."""
 
     arch: str
-    cpus: int
-    memory_bytes: int
+    cpus: Count
+    memory_bytes: Count
     features: tuple[str, ...]
     """Engine features, such as `simd128` and `relaxed_simd`."""
     runtime: str
-    max_model_memory_bytes: int
-    max_stack_kib: int
-    max_deadline_ms: int
-    disk_quota_bytes: int
+    max_model_memory_bytes: Count
+    max_stack_kib: Count
+    max_deadline_ms: Count
+    disk_quota_bytes: Count
     cpu_features: tuple[str, ...] = ()
 
 

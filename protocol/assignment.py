@@ -13,6 +13,7 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from tuf.api.serialization import DeserializationError
 
 from protocol import limits
+from protocol.codec import Count
 from protocol.errors import (
     ExpiredError,
     LimitExceededError,
@@ -41,8 +42,7 @@ class AssignedRelease(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         parse_model_name(self.model)
         Version.parse(self.version)
-        if not 1 <= len(self.deployment_id) <= 64:
-            raise MalformedError("assignment: expected a deployment_id of 1 to 64 characters")
+        _check_deployment(self.deployment_id)
 
     @property
     def target_path(self) -> str:
@@ -57,6 +57,11 @@ class Removal(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     deployment_id: str
 
+    def __post_init__(self) -> None:
+        parse_model_name(self.model)
+        Version.parse(self.version)
+        _check_deployment(self.deployment_id)
+
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator sets on a device; an agent ignores fields that it does not know."""
@@ -69,13 +74,17 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not 1 <= self.telemetry_interval_s <= 86_400 or not 0 <= self.soak_ms <= 86_400_000:
             raise MalformedError("agent config: telemetry_interval_s or soak_ms out of range")
+        if not 1 <= self.max_boot_attempts <= 100:
+            raise MalformedError(
+                f"agent config: expected max_boot_attempts from 1 to 100, got {self.max_boot_attempts}"
+            )
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `x-wasmfleet`: the whole desired state of one device."""
 
     device_id: str
-    issued_at_ms: int
+    issued_at_ms: Count
     releases: tuple[AssignedRelease, ...] = ()
     removals: tuple[Removal, ...] = ()
     canceled: tuple[str, ...] = ()
@@ -107,7 +116,7 @@ class ReleaseClaim(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     version: str
-    release_counter: int
+    release_counter: Count
 
 
 def target_path(model: str, version: str) -> str:
@@ -159,7 +168,7 @@ def verify_assignment(
         raise WrongDeviceError(f"the assignment is for device {assignment.device_id!r}, this is {device_id!r}")
     try:
         root.verify_delegate(Targets.type, metadata.signed_bytes, metadata.signatures)
-    except (RepositoryError, ValueError) as error:
+    except (RepositoryError, ValueError, RecursionError) as error:
         raise SignatureError(f"the assignment is not signed by this fleet's director: {error}") from error
     if signed.version < version_floor:
         raise RollbackError(f"the assignment has version {signed.version}, already accepted {version_floor}")
@@ -180,6 +189,11 @@ def parse_metadata(raw: bytes, what: str) -> Metadata[Any]:
         return Metadata.from_bytes(raw)
     except (DeserializationError, RecursionError) as error:
         raise MalformedError(f"not a valid {what}: {error}") from error
+
+
+def _check_deployment(deployment_id: str) -> None:
+    if not 1 <= len(deployment_id) <= 64:
+        raise MalformedError("assignment: expected a deployment_id of 1 to 64 characters")
 
 
 def extension(targets: Targets, kind: type[S]) -> S:

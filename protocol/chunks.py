@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from protocol import limits
-from protocol.codec import decode, encode, sha256
+from protocol.codec import Count, decode, encode, sha256
 from protocol.compression import compress
 from protocol.errors import DigestError, LimitExceededError, MalformedError
 from protocol.identifiers import Digest, parse_digest
@@ -39,8 +39,8 @@ class ChunkIndex(msgspec.Struct, frozen=True, kw_only=True):
         wanted = -(-self.encoded_size // self.chunk_bytes)
         if not 0 < len(self.chunks) <= limits.MAX_CHUNKS or len(self.chunks) != wanted:
             raise MalformedError(f"chunk index: expected {wanted} chunks, got {len(self.chunks)}")
-        if self.encoding == "identity" and self.encoded_size != self.size:
-            raise MalformedError("chunk index: an uncompressed blob must be as long as its file")
+        if self.encoded_size > self.size or (self.encoding == "identity" and self.encoded_size != self.size):
+            raise MalformedError("chunk index: expected a blob as long as its file, or shorter when compressed")
 
     @classmethod
     def from_bytes(cls, raw: bytes, blob: Digest) -> "ChunkIndex":
@@ -69,14 +69,14 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     """`full` in this version; `delta` and `mirror` are reserved."""
     blob: Digest
-    encoded_size: int
+    encoded_size: Count
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """The sources of one file, best first: an unsigned hint."""
 
     digest: Digest
-    size: int
+    size: Count
     sources: tuple[Source, ...]
     schema: Literal[1] = 1
 

@@ -1,14 +1,17 @@
 """JSON in and out: canonical bytes for what is hashed or signed, bounded and typed parsing for what arrives."""
 
 import hashlib
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
+from protocol import limits
 from protocol.errors import LimitExceededError, MalformedError
 from protocol.identifiers import Digest
 
 T = TypeVar("T")
+Count = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_INTEGER)]
+"""A whole number as it may arrive: not negative, and exact in every language and database."""
 
 
 def encode(value: object) -> bytes:

@@ -37,6 +37,8 @@ MAX_SELF_TEST_VECTORS = 64
 MAX_SELF_TEST_BYTES = 16 * MIB
 MAX_LABELS = 100_000
 
+MAX_INTEGER = (1 << 53) - 1
+"""The largest whole number in a message: what JSON readers of every language and every database hold exactly."""
 MAX_MODELS_PER_DEVICE = 32
 MAX_ENROLL_BYTES = 16 * KIB
 MAX_REASON_CHARS = 500

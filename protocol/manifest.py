@@ -147,5 +147,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return decode(raw, cls, limit_bytes=limits.MAX_MANIFEST_BYTES, what="manifest")
 
     def to_bytes(self) -> bytes:
-        """Return the canonical JSON of the manifest."""
-        return encode(self)
+        """Return the canonical JSON of the manifest; raises LimitExceededError when no device would take it."""
+        raw = encode(self)
+        if len(raw) > limits.MAX_MANIFEST_BYTES:
+            raise LimitExceededError(
+                f"expected a manifest of at most {limits.MAX_MANIFEST_BYTES:,} bytes, got {len(raw):,}: "
+                f"use fewer or shorter labels"
+            )
+        return raw

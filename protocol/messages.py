@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from protocol import dsse, limits
 from protocol.admission import Capacity
-from protocol.codec import decode, encode
+from protocol.codec import Count, decode, encode
 from protocol.errors import LimitExceededError, MalformedError, WrongDeviceError
 from protocol.identifiers import DeviceId, Digest, Version, parse_device_id, parse_digest, parse_model_name
 from protocol.lifecycle import DeploymentState
@@ -32,6 +32,12 @@ class SlotReport(msgspec.Struct, frozen=True, kw_only=True):
     previous: str | None = None
     candidate: str | None = None
 
+    def __post_init__(self) -> None:
+        parse_model_name(self.model)
+        for version in (self.active, self.previous, self.candidate):
+            if version is not None:
+                Version.parse(version)
+
 
 class Liveness(msgspec.Struct, frozen=True, kw_only=True):
     """Birth (`online`), or death (`offline`), signed when the agent connects and sent by Last Will.
@@ -40,21 +46,21 @@ class Liveness(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     device_id: str
-    session: int
+    session: Count
     online: bool
-    at_ms: int
-    protocol_versions: tuple[int, ...] = (1,)
+    at_ms: Count
+    protocol_versions: tuple[Count, ...] = (1,)
     agent_version: str = ""
     capacity: Capacity | None = None
     slots: tuple[SlotReport, ...] = ()
-    director_version: int = 0
+    director_version: Count = 0
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a download is, over all files of the release, in encoded bytes."""
 
-    done_bytes: int
-    total_bytes: int
+    done_bytes: Count
+    total_bytes: Count
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,16 +82,16 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """A device's record of one transition of one deployment."""
 
-    seq: int
+    seq: Count
     deployment_id: str
     model: str
     version: str
     state: DeploymentState
-    at_ms: int
-    session: int
+    at_ms: Count
+    session: Count
     progress: Progress | None = None
     reason: Reason | None = None
-    measures: dict[str, int] = {}
+    measures: dict[str, Count] = {}
     """Durations of phases and the like; the unit ends the name: `download_ms`, `swap_us`."""
 
     def __post_init__(self) -> None:
@@ -109,29 +115,29 @@ class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     version: str
-    inferences: int
-    errors: dict[str, int]
+    inferences: Count
+    errors: dict[str, Count]
     latency: SketchData
-    memory_peak_bytes: int
+    memory_peak_bytes: Count
 
 
 class DeviceUsage(msgspec.Struct, frozen=True, kw_only=True):
     """How the device fared in one interval."""
 
-    cpu_permille: int
-    memory_used_bytes: int
-    memory_total_bytes: int
-    agent_memory_bytes: int
-    uptime_s: int
+    cpu_permille: Count
+    memory_used_bytes: Count
+    memory_total_bytes: Count
+    agent_memory_bytes: Count
+    uptime_s: Count
 
 
 class TelemetryRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One interval of one device."""
 
-    seq: int
-    session: int
-    from_ms: int
-    to_ms: int
+    seq: Count
+    session: Count
+    from_ms: Count
+    to_ms: Count
     device: DeviceUsage
     models: tuple[ModelUsage, ...] = ()
 
@@ -141,8 +147,10 @@ class TelemetryRecord(msgspec.Struct, frozen=True, kw_only=True):
         for usage in self.models:
             parse_model_name(usage.model)
             Version.parse(usage.version)
-            if usage.inferences < 0 or len(usage.errors) > 64:
-                raise MalformedError("telemetry: negative count or too many kinds of error")
+            if len(usage.errors) > 64:
+                raise MalformedError(f"telemetry: expected at most 64 kinds of error, got {len(usage.errors)}")
+        if len({(usage.model, usage.version) for usage in self.models}) != len(self.models):
+            raise MalformedError("telemetry: expected each release once in a record")
 
 
 class TelemetryBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,8 +166,8 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True):
     """The controller has stored everything of `stream` up to these numbers; the device may forget it."""
 
     stream: str
-    receipts: int = 0
-    telemetry: int = 0
+    receipts: Count = 0
+    telemetry: Count = 0
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> "Ack":
@@ -180,12 +188,12 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Literal["metadata", "director", "offer", "blob"]
     digest: Digest | None = None
-    chunks: tuple[int, ...] = ()
+    chunks: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind in ("offer", "blob"):
             parse_digest(self.digest or "")
-        if len(self.chunks) > limits.MAX_WANTED_CHUNKS or any(n < 0 for n in self.chunks):
+        if len(self.chunks) > limits.MAX_WANTED_CHUNKS:
             raise LimitExceededError(f"want: expected at most {limits.MAX_WANTED_CHUNKS} chunks")
 
     @classmethod

@@ -15,7 +15,7 @@ from protocol import limits
 from protocol.assignment import EXTENSION, ReleaseClaim, extension, parse_metadata
 from protocol.codec import decode, encode
 from protocol.compression import compress, decompress
-from protocol.errors import MalformedError, RollbackError, SignatureError
+from protocol.errors import LimitExceededError, MalformedError, RollbackError, SignatureError
 from protocol.manifest import Manifest
 
 
@@ -35,6 +35,10 @@ class MetadataSet(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_bytes(cls, raw: bytes) -> "MetadataSet":
         """Parse the message on the metadata topic; raises ProtocolError."""
+        if len(raw) > limits.MAX_METADATA_SET_BYTES:
+            raise LimitExceededError(
+                f"expected a metadata set of at most {limits.MAX_METADATA_SET_BYTES:,} bytes, got {len(raw):,}"
+            )
         data = decompress(raw, limit_bytes=limits.MAX_METADATA_BYTES, what="metadata set")
         return decode(data, cls, limit_bytes=limits.MAX_METADATA_BYTES, what="metadata set")
 
@@ -61,7 +65,7 @@ def walk_roots(trusted: bytes, later: dict[str, str]) -> Metadata[Root]:
         try:
             for signer in (current.signed, candidate.signed):
                 signer.verify_delegate(Root.type, candidate.signed_bytes, candidate.signatures)
-        except (RepositoryError, ValueError) as error:
+        except (RepositoryError, ValueError, RecursionError) as error:
             raise SignatureError(f"root version {candidate.signed.version} is not vouched for: {error}") from error
         current = candidate
     return current
@@ -71,10 +75,12 @@ def check_floor(targets: Targets, manifest: Manifest, path: str) -> None:
     """Raise unless the image-signed `targets` agree with `manifest` and allow its release_counter.
 
     Raises:
-        MalformedError: the signed claim and the manifest differ.
+        MalformedError: the signed targets have no such release, or another one than the manifest.
         RollbackError: the release is below the floor.
     """
-    entry = targets.targets[path]
+    entry = targets.targets.get(path)
+    if entry is None:
+        raise MalformedError(f"{path} is not in the image repository")
     try:
         claim = msgspec.convert(entry.custom, ReleaseClaim)
     except msgspec.ValidationError as error:

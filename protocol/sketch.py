@@ -9,6 +9,7 @@ import math
 
 import msgspec
 
+from protocol.codec import Count
 from protocol.errors import MalformedError
 
 RELATIVE_ERROR = 0.01
@@ -21,21 +22,20 @@ MAX_BUCKET = math.ceil(math.log(MAX_US) * _PER_LOG)
 class SketchData(msgspec.Struct, frozen=True, kw_only=True):
     """A sketch on the wire; all values in microseconds."""
 
-    count: int
-    sum_us: int
-    max_us: int
-    buckets: tuple[tuple[int, int], ...]
+    count: Count
+    sum_us: Count
+    max_us: Count
+    buckets: tuple[tuple[Count, Count], ...]
     """(bucket, count), in ascending order of bucket."""
 
     def __post_init__(self) -> None:
         numbers = [bucket for bucket, _ in self.buckets]
         if (
             numbers != sorted(set(numbers))
-            or any(not 0 <= n <= MAX_BUCKET for n in numbers)
-            or any(not 0 < count < 1 << 53 for _, count in self.buckets)
+            or any(n > MAX_BUCKET for n in numbers)
+            or any(count == 0 for _, count in self.buckets)
             or sum(count for _, count in self.buckets) != self.count
-            or not 0 <= self.sum_us < 1 << 63
-            or not 0 <= self.max_us <= MAX_US
+            or self.max_us > MAX_US
         ):
             raise MalformedError("latency sketch: buckets out of order, out of range or not adding up")
 

@@ -33,9 +33,9 @@ class Topics(msgspec.Struct, frozen=True):
     prefix: str = DEFAULT_PREFIX
 
     def __post_init__(self) -> None:
-        if not self.prefix or len(self.prefix) > 100 or any(c in self.prefix for c in "+#$\0"):
+        if not 1 <= len(self.prefix) <= 100 or any(c in "+#$" or not c.isprintable() for c in self.prefix):
             raise UnknownIdentifierError(
-                f"expected a topic prefix of 1 to 100 characters without + # $, got {self.prefix[:120]!r}"
+                f"expected a topic prefix of 1 to 100 printable characters without + # $, got {self.prefix[:120]!r}"
             )
 
     @property

@@ -41,6 +41,8 @@ def custom_section(module: bytes, name: str) -> bytes | None:
         if section_id != CUSTOM_SECTION:
             continue
         length, start = _u32(payload, 0)
+        if start + length > len(payload):
+            raise MalformedError("wasm file is cut off inside the name of a custom section")
         if payload[start : start + length] == wanted:
             if found is not None:
                 raise MalformedError(f"expected one custom section {name!r}, got two")
