@@ -1,1 +1,26 @@
-""
+"""Run a model safely: a wasm module with the tensor ABI, under hard caps on memory, stack and time.
+
+The only package that imports wasmtime; it depends on `protocol` alone. Whatever the bytes of a module are, and
+whatever it does, the outcome is a result or a ModelError.
+"""
+
+from agent.runtime.capacity import engine_features, runtime_name
+from agent.runtime.errors import ModelError
+from agent.runtime.instance import Caps, LoadedModel, load_model
+from agent.runtime.module import ModuleFacts, assemble, check_abi, inspect
+from agent.runtime.selftest import record_vectors, run_self_test
+
+__all__ = [
+    "Caps",
+    "LoadedModel",
+    "ModelError",
+    "ModuleFacts",
+    "assemble",
+    "check_abi",
+    "engine_features",
+    "inspect",
+    "load_model",
+    "record_vectors",
+    "run_self_test",
+    "runtime_name",
+]

@@ -1,0 +1,116 @@
+"""What a wasm file declares: imports, exports, its memory. Read from the binary without compiling it.
+
+Only for a file that an engine has validated: it is then well-formed, and this follows the shortest path through it.
+Source: WebAssembly Core Specification, sections 5.3 (types) and 5.5 (modules).
+"""
+
+import msgspec
+
+from protocol.wasm import sections
+
+PAGE_BYTES = 65_536
+_VALUE_TYPES = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x70: "funcref", 0x6F: "externref"}
+_TYPE, _IMPORT, _FUNCTION, _MEMORY, _EXPORT = 1, 2, 3, 5, 7
+_KINDS = ("function", "table", "memory", "global", "tag")
+_HAS_MAX = 0x01
+
+
+class Declarations(msgspec.Struct, frozen=True, kw_only=True):
+    """The outside of a module."""
+
+    imports: tuple[str, ...]
+    exports: dict[str, str]
+    memory_min_bytes: int
+    memory_max_bytes: int | None
+
+
+class _Reader:
+    """A cursor over the payload of one section."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def byte(self) -> int:
+        self._at += 1
+        return self._data[self._at - 1]
+
+    def number(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    def name(self) -> str:
+        length = self.number()
+        self._at += length
+        return self._data[self._at - length : self._at].decode()
+
+    def value_types(self) -> str:
+        return ", ".join(_VALUE_TYPES.get(self.byte(), "reference") for _ in range(self.number()))
+
+    def limits(self) -> tuple[int, int | None]:
+        flags = self.byte()
+        return self.number(), self.number() if flags & _HAS_MAX else None
+
+
+def parse_declarations(wasm: bytes) -> Declarations:
+    """Return what the valid module `wasm` declares."""
+    payloads: dict[int, bytes] = {}
+    for section_id, payload in sections(wasm):
+        payloads.setdefault(section_id, payload)
+    types = _types(_Reader(payloads.get(_TYPE, b"\0")))
+    imports, functions, memories = _imports(_Reader(payloads.get(_IMPORT, b"\0")), types)
+    reader = _Reader(payloads.get(_FUNCTION, b"\0"))
+    functions += [types[reader.number()] for _ in range(reader.number())]
+    reader = _Reader(payloads.get(_MEMORY, b"\0"))
+    memories += [reader.limits() for _ in range(reader.number())]
+    pages_min, pages_max = memories[0] if memories else (0, 0)
+    return Declarations(
+        imports=tuple(imports),
+        exports=_exports(_Reader(payloads.get(_EXPORT, b"\0")), functions),
+        memory_min_bytes=pages_min * PAGE_BYTES,
+        memory_max_bytes=None if pages_max is None else pages_max * PAGE_BYTES,
+    )
+
+
+def _types(reader: _Reader) -> list[str]:
+    found = []
+    for _ in range(reader.number()):
+        reader.byte()  # 0x60, a function type: the engine accepts no other
+        parameters = reader.value_types()
+        results = reader.value_types()
+        found.append(f"({parameters}) -> {results if results and ',' not in results else f'({results})'}")
+    return found
+
+
+def _imports(reader: _Reader, types: list[str]) -> tuple[list[str], list[str], list[tuple[int, int | None]]]:
+    names, functions, memories = [], [], []
+    for _ in range(reader.number()):
+        names.append(f"{reader.name()}.{reader.name()}")
+        kind = _KINDS[reader.byte()]
+        if kind == "function":
+            functions.append(types[reader.number()])
+        elif kind == "memory":
+            memories.append(reader.limits())
+        elif kind == "table":
+            reader.byte()
+            reader.limits()
+        elif kind == "global":
+            reader.byte()
+            reader.byte()
+        else:
+            reader.byte()
+            reader.number()
+    return names, functions, memories
+
+
+def _exports(reader: _Reader, functions: list[str]) -> dict[str, str]:
+    found = {}
+    for _ in range(reader.number()):
+        name, kind, index = reader.name(), _KINDS[reader.byte()], reader.number()
+        found[name] = functions[index] if kind == "function" else kind
+    return found

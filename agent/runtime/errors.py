@@ -1,0 +1,110 @@
+"""The error tree of the device runtime.
+
+    ModelError                  a module or a call of it cannot be accepted; the daemon itself is fine
+    ├── CompileError            it is not a module that the engine accepts
+    ├── AbiError                it is a module, but not a model: exports, pointers or sizes are wrong
+    ├── UndeclaredImportError   it asks for functions of a host; a model gets none
+    ├── MemoryCapError          it needs more memory, or larger tables, than it may have
+    ├── TrapError               it hit a trap: division by zero, out of bounds, unreachable, …
+    │   └── StackOverflowError  it used up its stack
+    ├── DeadlineError           it ran longer than it may
+    ├── StatusError             it said itself that it failed
+    ├── SelfTestError           its outputs are not those that the release promises
+    └── InputError              the caller's tensors do not fit the model
+
+Each class carries a stable `code`: it is what a receipt, a telemetry counter and a test name.
+"""
+
+MAX_NAME_CHARS = 80
+
+
+class ModelError(Exception):
+    """A module, or a call of it, cannot be accepted."""
+
+    code = "model"
+
+
+class CompileError(ModelError):
+    """The bytes are not a module that the engine accepts."""
+
+    code = "compile_failed"
+
+
+class AbiError(ModelError):
+    """The module does not keep the tensor ABI (`protocol.tensors`)."""
+
+    code = "abi"
+
+
+class UndeclaredImportError(ModelError):
+    """The module imports something, and a model is given nothing."""
+
+    code = "undeclared_import"
+
+
+class MemoryCapError(ModelError):
+    """The module needs more memory, or larger tables, than it may have."""
+
+    code = "memory_cap"
+
+
+class TrapError(ModelError):
+    """The model hit a trap.
+
+    `kind` is the trap's stable name (`integer_division_by_zero`), `function` the named function nearest to it (a
+    compiled model names its functions after the layers), `offset` the position in the wasm file.
+    """
+
+    code = "trap"
+
+    def __init__(self, message: str, *, kind: str = "trap", function: str | None = None, offset: int = 0) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.function = function
+        self.offset = offset
+
+
+class StackOverflowError(TrapError):
+    """The model used up its stack."""
+
+    code = "stack_overflow"
+
+
+class DeadlineError(ModelError):
+    """The model ran longer than it may."""
+
+    code = "deadline_exceeded"
+
+
+class StatusError(ModelError):
+    """The model said itself that it failed; `status` is the number that it returned."""
+
+    code = "model_status"
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class SelfTestError(ModelError):
+    """The model's outputs are not those that the release promises."""
+
+    code = "self_test_failed"
+
+
+class InputError(ModelError):
+    """The caller's tensors do not fit the model; the model itself did not run."""
+
+    code = "bad_input"
+
+
+def printable(name: str) -> str:
+    """Return a name from a module as it may appear in a message: short, without control characters."""
+    text = "".join(c if c.isprintable() else "?" for c in name[:MAX_NAME_CHARS])
+    return text + "…" if len(name) > MAX_NAME_CHARS else text
+
+
+def one_line(text: str) -> str:
+    """Return what the engine says on one line, shortened; the innermost cause comes last."""
+    words = " ".join(text.replace("Caused by:", " ").split())
+    return words if len(words) <= 300 else "…".join((words[:200], words[-100:]))

@@ -1,0 +1,155 @@
+"""A model that is loaded: it runs, and it survives whatever its module does.
+
+A call ends with the outputs or with a ModelError, and the next call finds a sound instance.
+"""
+
+import threading
+from collections.abc import Sequence
+
+from wasmtime import Module, WasmtimeError
+
+from agent.runtime.engine import engine_for
+from agent.runtime.errors import (
+    AbiError,
+    CompileError,
+    InputError,
+    MemoryCapError,
+    ModelError,
+    StatusError,
+    one_line,
+)
+from agent.runtime.module import ModuleFacts, check_abi, inspect
+from agent.runtime.sandbox import Caps, Sandbox
+from protocol.tensors import TensorSpec
+
+__all__ = ["Caps", "LoadedModel", "load_model"]
+
+
+def load_model(
+    wasm: bytes,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    caps: Caps,
+    *,
+    stateful: bool = False,
+) -> "LoadedModel":
+    """Compile `wasm` and return it ready to run; raises ModelError."""
+    facts = inspect(wasm)
+    check_abi(facts)
+    if stateful and "fleet_reset" not in facts.exports:
+        raise AbiError("expected a stateful model to export fleet_reset, it does not")
+    if facts.memory_min_bytes > caps.memory_bytes:
+        raise MemoryCapError(
+            f"expected at most {caps.memory_bytes:,} bytes of memory, "
+            f"got a module that starts with {facts.memory_min_bytes:,}"
+        )
+    try:
+        module = Module(engine_for(caps.stack_kib).engine, wasm)
+    except WasmtimeError as error:
+        raise CompileError(f"the module does not compile: {one_line(str(error))}") from error
+    return LoadedModel(module, facts, inputs, outputs, caps)
+
+
+class LoadedModel:
+    """A model ready to run. Safe to use from many threads; its calls run one after another.
+
+    After a trap or a missed deadline the next call runs on a fresh instance.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        facts: ModuleFacts,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        caps: Caps,
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.caps = caps
+        self._input_sizes = [tensor.size_bytes for tensor in inputs]
+        self._module = module
+        self._can_grow = facts.memory_max_bytes != facts.memory_min_bytes
+        self._memory_bytes = facts.memory_min_bytes
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._sandbox: Sandbox | None = None
+        self._sound_sandbox()
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most memory that the module has taken so far."""
+        return self._memory_bytes
+
+    def infer(self, inputs: Sequence[bytes]) -> list[bytes]:
+        """Run the model on one raw little-endian tensor for each input; return one for each output.
+
+        Raises:
+            InputError: the tensors do not fit; the model did not run.
+            StatusError, TrapError, DeadlineError: the model ran, and failed.
+        """
+        if [len(data) for data in inputs] != self._input_sizes:
+            raise InputError(self._misfit(inputs))
+        with self._lock:
+            sandbox = self._sandbox or self._sound_sandbox()
+            for view, data in zip(sandbox.inputs, inputs, strict=True):
+                view[:] = data
+            try:
+                status = sandbox.infer()
+            except ModelError:
+                self._discard()
+                raise
+            if self._can_grow:
+                self._memory_bytes = max(self._memory_bytes, sandbox.memory_bytes)
+            if status:
+                raise StatusError(f"expected fleet_infer to return 0, it returned {status}", status=status)
+            return [bytes(view) for view in sandbox.outputs]
+
+    def reset(self) -> None:
+        """Forget all state between calls."""
+        with self._lock:
+            sandbox = self._sound_sandbox()
+            if not sandbox.can_reset:
+                self._discard()
+                return
+            try:
+                sandbox.reset()
+            except ModelError:
+                self._discard()
+                raise
+
+    def check_addresses(self) -> None:
+        """Raise AbiError if the model has moved a tensor since it was instantiated."""
+        with self._lock:
+            self._sound_sandbox().check_addresses()
+
+    def close(self) -> None:
+        """Give the memory back, after a running call. Closing twice does nothing."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._discard()
+                self._module.close()
+
+    def _sound_sandbox(self) -> Sandbox:
+        if self._is_closed:
+            raise ValueError("the model is closed")
+        if self._sandbox is None:
+            self._sandbox = Sandbox(self._module, self.inputs, self.outputs, self.caps)
+            self._memory_bytes = max(self._memory_bytes, self._sandbox.memory_bytes)
+        return self._sandbox
+
+    def _discard(self) -> None:
+        if self._sandbox is not None:
+            self._sandbox.close()
+            self._sandbox = None
+
+    def _misfit(self, inputs: Sequence[bytes]) -> str:
+        if len(inputs) != len(self.inputs):
+            return f"expected {len(self.inputs)} inputs ({', '.join(t.name for t in self.inputs)}), got {len(inputs)}"
+        return "; ".join(
+            f"input {tensor.name!r}: expected {tensor.size_bytes:,} bytes "
+            f"({tensor.datatype} {list(tensor.shape)}), got {len(data):,}"
+            for tensor, data in zip(self.inputs, inputs, strict=True)
+            if len(data) != tensor.size_bytes
+        )

@@ -1,0 +1,152 @@
+"""One instance of a module under hard caps, with its calls and views of its memory where the tensors are.
+
+A sandbox that trapped or ran too long is not sound any more: close it and make another.
+"""
+
+import itertools
+from typing import Final, cast
+
+import msgspec
+from wasmtime import Func, Instance, Memory, Module, Store, Trap, WasmtimeError
+
+from agent.runtime.call import Call
+from agent.runtime.deadline import Watch, ticks_for
+from agent.runtime.engine import engine_for
+from agent.runtime.errors import AbiError, MemoryCapError, ModelError, one_line
+from agent.runtime.traps import explain_trap
+from protocol.limits import DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_CAP_BYTES, DEFAULT_STACK_KIB
+from protocol.tensors import TensorSpec
+
+MAX_TABLES: Final = 8
+MAX_TABLE_ELEMENTS: Final = 100_000
+
+
+class Caps(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model may take."""
+
+    memory_bytes: int = DEFAULT_MEMORY_CAP_BYTES
+    stack_kib: int = DEFAULT_STACK_KIB
+    deadline_ms: int = DEFAULT_DEADLINE_MS
+
+
+class Sandbox:
+    """A sound instance. Not safe to use from two threads at once.
+
+    The views hold for its life: addresses are fixed by the ABI, and the engine never moves a memory.
+    """
+
+    def __init__(
+        self, module: Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], caps: Caps
+    ) -> None:
+        self._caps = caps
+        self._tensors = (*inputs, *outputs)
+        self._input_count = len(inputs)
+        clocked = engine_for(caps.stack_kib)
+        self._store = Store(clocked.engine)
+        self._watch = Watch(clocked.clock)
+        try:
+            self._open(module)
+        except BaseException:
+            self.close()
+            raise
+
+    def infer(self) -> int:
+        """Run the model on what the input views hold and return its status; raises ModelError."""
+        try:
+            return self._infer()
+        except (Trap, WasmtimeError) as error:
+            raise self._explain(error) from None
+
+    def reset(self) -> None:
+        """Let the model forget all state; raises ModelError. Only for a module that exports `fleet_reset`."""
+        assert self._reset is not None
+        try:
+            self._reset()
+        except (Trap, WasmtimeError) as error:
+            raise self._explain(error) from None
+
+    @property
+    def can_reset(self) -> bool:
+        """Whether the module has a reset of its own."""
+        return self._reset is not None
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much memory the instance has now."""
+        return self._memory.data_len(self._store)
+
+    def check_addresses(self) -> None:
+        """Raise AbiError if the module no longer names the addresses that it named first."""
+        for tensor, old, new in zip(self._tensors, self._addresses, self._read_addresses(), strict=True):
+            if old != new:
+                raise AbiError(
+                    f"tensor {tensor.name!r}: expected one address for the life of an instance, "
+                    f"got {old:#x}, then {new:#x}"
+                )
+
+    def close(self) -> None:
+        """Give the memory back. Closing twice does nothing."""
+        self.inputs: list[memoryview] = []
+        self.outputs: list[memoryview] = []
+        self._watch.close()
+        self._store.close()
+
+    def _open(self, module: Module) -> None:
+        ticks = ticks_for(self._caps.deadline_ms)
+        self._store.set_limits(
+            memory_size=self._caps.memory_bytes,
+            memories=1,
+            instances=1,
+            tables=MAX_TABLES,
+            table_elements=MAX_TABLE_ELEMENTS,
+        )
+        self._store.set_epoch_deadline(ticks)
+        try:
+            with self._watch:
+                exports = Instance(self._store, module, []).exports(self._store)
+        except Trap as error:
+            raise self._explain(error) from None
+        except WasmtimeError as error:
+            raise MemoryCapError(f"the module cannot start within its limits: {one_line(str(error))}") from None
+        self._memory = cast("Memory", exports["memory"])
+        calls = {name: Call(self._store, e, self._watch, ticks) for name, e in exports.items() if isinstance(e, Func)}
+        self._infer = calls["fleet_infer"]
+        self._reset = calls.get("fleet_reset")
+        self._locate = calls["fleet_input"], calls["fleet_output"]
+        self._addresses = self._read_addresses()
+        self.check_addresses()
+        self._check_overlap()
+        views = [self._view(t, a) for t, a in zip(self._tensors, self._addresses, strict=True)]
+        self.inputs, self.outputs = views[: self._input_count], views[self._input_count :]
+
+    def _read_addresses(self) -> list[int]:
+        locate_input, locate_output = self._locate
+        count = self._input_count
+        try:
+            found = [locate_input(i) for i in range(count)]
+            return found + [locate_output(i) for i in range(len(self._tensors) - count)]
+        except (Trap, WasmtimeError) as error:
+            raise self._explain(error) from None
+
+    def _view(self, tensor: TensorSpec, address: int) -> memoryview:
+        past_end = address + tensor.size_bytes - self.memory_bytes
+        if past_end > 0:
+            raise AbiError(
+                f"tensor {tensor.name!r}: expected {tensor.size_bytes:,} bytes within the memory of "
+                f"{self.memory_bytes:,} bytes, but from address {address:#x} they end {past_end:,} bytes behind it"
+            )
+        return memoryview(self._memory.get_buffer_ptr(self._store, tensor.size_bytes, address)).cast("B")
+
+    def _check_overlap(self) -> None:
+        spans = sorted(
+            (address, address + tensor.size_bytes, tensor.name)
+            for tensor, address in zip(self._tensors[: self._input_count], self._addresses, strict=False)
+        )
+        for (_, end, left), (start, _, right) in itertools.pairwise(spans):
+            if start < end:
+                raise AbiError(f"inputs {left!r} and {right!r}: expected memory of their own, they overlap")
+
+    def _explain(self, error: Trap | WasmtimeError) -> ModelError:
+        if isinstance(error, Trap):
+            return explain_trap(error, self._caps.deadline_ms, self._caps.stack_kib)
+        return ModelError(f"the engine refused the call: {one_line(str(error))}")
