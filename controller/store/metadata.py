@@ -1,0 +1,43 @@
+"""Signed metadata, exactly as signed, by domain, role and version."""
+
+from typing import Literal
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from controller.store.models import MetadataRow
+
+Domain = Literal["image", "director"]
+Role = Literal["root", "targets", "snapshot", "timestamp"]
+
+
+def newest(session: Session, domain: Domain, role: Role) -> MetadataRow | None:
+    """Return the file of `role` with the highest version."""
+    return session.scalars(
+        select(MetadataRow)
+        .where(MetadataRow.domain == domain, MetadataRow.name == role)
+        .order_by(MetadataRow.version.desc())
+        .limit(1)
+    ).first()
+
+
+def keep(session: Session, domain: Domain, role: Role, *, version: int, raw: bytes, at_ms: int) -> None:
+    """Keep one file; of snapshots and timestamps only the newest matters."""
+    if role in ("snapshot", "timestamp"):
+        session.execute(
+            delete(MetadataRow).where(
+                MetadataRow.domain == domain, MetadataRow.name == role, MetadataRow.version < version
+            )
+        )
+    session.merge(MetadataRow(domain=domain, name=role, version=version, raw=raw, signed_at_ms=at_ms))
+
+
+def roots(session: Session, domain: Domain) -> list[MetadataRow]:
+    """Return the chain of roots, the first one first."""
+    return list(
+        session.scalars(
+            select(MetadataRow)
+            .where(MetadataRow.domain == domain, MetadataRow.name == "root")
+            .order_by(MetadataRow.version)
+        )
+    )
