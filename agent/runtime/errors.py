@@ -10,7 +10,8 @@
     ├── DeadlineError           it ran longer than it may
     ├── StatusError             it said itself that it failed
     ├── SelfTestError           its outputs are not those that the release promises
-    └── InputError              the caller's tensors do not fit the model
+    ├── InputError              the caller's tensors do not fit the model
+    └── ModelClosedError        the model was closed before the call began
 
 Each class carries a stable `code`: it is what a receipt, a telemetry counter and a test name.
 """
@@ -96,6 +97,12 @@ class InputError(ModelError):
     """The caller's tensors do not fit the model; the model itself did not run."""
 
     code = "bad_input"
+
+
+class ModelClosedError(ModelError):
+    """The model was closed before the call began."""
+
+    code = "closed"
 
 
 def printable(name: str) -> str:

@@ -3,8 +3,9 @@
 A call ends with the outputs or with a ModelError, and the next call finds a sound instance.
 """
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from wasmtime import Module, WasmtimeError
 
@@ -14,6 +15,7 @@ from agent.runtime.errors import (
     CompileError,
     InputError,
     MemoryCapError,
+    ModelClosedError,
     ModelError,
     StatusError,
     one_line,
@@ -90,8 +92,8 @@ class LoadedModel:
         """
         if [len(data) for data in inputs] != self._input_sizes:
             raise InputError(self._misfit(inputs))
-        with self._lock:
-            sandbox = self._sandbox or self._sound_sandbox()
+        with self._exclusive():
+            sandbox = self._sound_sandbox()
             for view, data in zip(sandbox.inputs, inputs, strict=True):
                 view[:] = data
             try:
@@ -107,7 +109,7 @@ class LoadedModel:
 
     def reset(self) -> None:
         """Forget all state between calls."""
-        with self._lock:
+        with self._exclusive():
             sandbox = self._sound_sandbox()
             if not sandbox.can_reset:
                 self._discard()
@@ -120,20 +122,38 @@ class LoadedModel:
 
     def check_addresses(self) -> None:
         """Raise AbiError if the model has moved a tensor since it was instantiated."""
-        with self._lock:
+        with self._exclusive():
             self._sound_sandbox().check_addresses()
 
     def close(self) -> None:
-        """Give the memory back, after a running call. Closing twice does nothing."""
-        with self._lock:
-            if not self._is_closed:
-                self._is_closed = True
-                self._discard()
-                self._module.close()
+        """Refuse further calls and give the memory back: now, or when the running call ends.
+
+        Never waits for a call. Closing twice does nothing.
+        """
+        self._is_closed = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._free()
+            finally:
+                self._lock.release()
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                if self._is_closed:
+                    raise ModelClosedError("the model is closed")
+                yield
+        finally:
+            # Whoever closed the model while this call held the lock left the rest to it.
+            if self._is_closed:
+                self.close()
+
+    def _free(self) -> None:
+        self._discard()
+        self._module.close()
 
     def _sound_sandbox(self) -> Sandbox:
-        if self._is_closed:
-            raise ValueError("the model is closed")
         if self._sandbox is None:
             self._sandbox = Sandbox(self._module, self.inputs, self.outputs, self.caps)
             self._memory_bytes = max(self._memory_bytes, self._sandbox.memory_bytes)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.runtime import Caps, LoadedModel, assemble, load_model
-from agent.runtime.errors import AbiError, InputError, StatusError
+from agent.runtime.errors import AbiError, InputError, ModelClosedError, StatusError
 from protocol.tensors import TensorSpec
 
 Load = Callable[..., LoadedModel]
@@ -106,9 +106,9 @@ def test_closing_twice_is_fine_and_use_afterwards_is_not(load: Load, text: Text)
     model = load(text())
     model.close()
     model.close()
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(ModelClosedError):
         model.infer([bytes(8)])
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(ModelClosedError):
         model.reset()
 
 
