@@ -1,0 +1,22 @@
+"""Instructions on the memory as a whole. A module has at most one."""
+
+from compiler.wasm.expr import I32, Effect, i32_operand
+
+_COPY = b"\xfc\x0a\x00\x00"
+_FILL = b"\xfc\x0b\x00"
+_SIZE = b"\x3f\x00"
+
+
+def copy(target: I32, source: I32, size_bytes: I32 | int) -> Effect:
+    """Return code that copies memory; the two ranges may overlap."""
+    return Effect(target.code + source.code + i32_operand(size_bytes).code + _COPY)
+
+
+def fill(target: I32, byte: I32 | int, size_bytes: I32 | int) -> Effect:
+    """Return code that sets every byte of a range to `byte`."""
+    return Effect(target.code + i32_operand(byte).code + i32_operand(size_bytes).code + _FILL)
+
+
+def size_pages() -> I32:
+    """Return how many pages the memory has."""
+    return I32(_SIZE)
