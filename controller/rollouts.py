@@ -85,6 +85,11 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     uninstalls: bool = False
     ignored: Ignored | None = None
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the deployment ends with it."""
+        return self.state is not None and lifecycle.is_final(DEPLOYMENT, self.state)
+
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The states that follow from those of all deployments."""

@@ -13,15 +13,23 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
 
 
-def record(session: Session, actor: Actor, at_ms: int, *, action: str, subject: str, detail: str = "") -> None:
-    """Write down that `actor` did `action` to `subject`."""
+class Deed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done, to what."""
+
+    action: str
+    subject: str
+    detail: str = ""
+
+
+def record(session: Session, actor: Actor, deed: Deed, at_ms: int) -> None:
+    """Write down that `actor` did `deed`."""
     session.add(
         AuditRow(
             at_ms=at_ms,
             actor=actor.name[:64],
-            action=action,
-            subject=subject[:200],
+            action=deed.action,
+            subject=deed.subject[:200],
             request_id=actor.request_id[:64],
-            detail=detail[:2_000],
+            detail=deed.detail[:2_000],
         )
     )

@@ -5,7 +5,8 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from controller.rollouts import Installed, Standing, outcome
-from controller.store.models import DeploymentRow, InstalledRow, RolloutRow, WaveRow
+from controller.store import outbox
+from controller.store.models import DeploymentRow, FileRow, InstalledRow, ReleaseFileRow, RolloutRow, WaveRow
 from protocol import lifecycle
 from protocol.identifiers import DeviceId
 from protocol.lifecycle import DEPLOYMENT, DeploymentState, RolloutState
@@ -15,12 +16,14 @@ OPEN_STATES: tuple[DeploymentState, ...] = tuple(s for s in DEPLOYMENT if not li
 
 def deployment_state(text: str) -> DeploymentState:
     """Return the state that a row names."""
-    return msgspec.convert(text, DeploymentState)
+    state: DeploymentState = msgspec.convert(text, DeploymentState)
+    return state
 
 
 def rollout_state(text: str) -> RolloutState:
     """Return the state that a row names."""
-    return msgspec.convert(text, RolloutState)
+    state: RolloutState = msgspec.convert(text, RolloutState)
+    return state
 
 
 def standing(row: DeploymentRow) -> Standing:
@@ -59,7 +62,8 @@ def installed_on(session: Session, device: DeviceId) -> list[Installed]:
 def close(row: DeploymentRow, state: DeploymentState, message: str, at_ms: int) -> None:
     """Withdraw a deployment that the device has not activated; the device may still correct it."""
     row.state = state
-    row.is_closed_by_controller = True
+    # A device that was never told has nothing to correct.
+    row.is_closed_by_controller = row.director_version is not None
     row.reason_code, row.reason_message = state, message
     row.done_bytes = row.total_bytes = None
     row.updated_at_ms = at_ms
@@ -85,3 +89,13 @@ def count_states(session: Session, rollout_id: str) -> dict[DeploymentState, int
         .group_by(DeploymentRow.state)
     )
     return {deployment_state(state): n for state, n in rows}
+
+
+def mark_files(session: Session, model: str, version: str) -> None:
+    """Have the files of a release published that the broker does not have yet."""
+    missing = session.scalars(
+        select(FileRow.digest)
+        .join(ReleaseFileRow, ReleaseFileRow.digest == FileRow.digest)
+        .where(ReleaseFileRow.model == model, ReleaseFileRow.version == version, FileRow.published_at_ms.is_(None))
+    )
+    outbox.mark(session, "file", missing)

@@ -21,15 +21,15 @@ def newest(session: Session, domain: Domain, role: Role) -> MetadataRow | None:
     ).first()
 
 
-def keep(session: Session, domain: Domain, role: Role, *, version: int, raw: bytes, at_ms: int) -> None:
+def keep(session: Session, row: MetadataRow) -> None:
     """Keep one file; of snapshots and timestamps only the newest matters."""
-    if role in ("snapshot", "timestamp"):
+    if row.name in ("snapshot", "timestamp"):
         session.execute(
             delete(MetadataRow).where(
-                MetadataRow.domain == domain, MetadataRow.name == role, MetadataRow.version < version
+                MetadataRow.domain == row.domain, MetadataRow.name == row.name, MetadataRow.version < row.version
             )
         )
-    session.merge(MetadataRow(domain=domain, name=role, version=version, raw=raw, signed_at_ms=at_ms))
+    session.merge(row)
 
 
 def roots(session: Session, domain: Domain) -> list[MetadataRow]:

@@ -100,6 +100,8 @@ class ReleaseRow(Base):
     manifest_digest: Mapped[str] = mapped_column(ForeignKey("files.digest"))
     module_bytes: Mapped[int] = mapped_column(BigInteger)
     memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    targets_version: Mapped[int] = mapped_column(BigInteger)
+    """The version of the signed targets that added it."""
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
     yanked_at_ms: Mapped[int | None] = mapped_column(BigInteger)
     yank_reason: Mapped[str | None] = mapped_column(Text)

@@ -268,6 +268,7 @@ def upgrade() -> None:
         sa.Column("manifest_digest", sa.String(length=64), nullable=False),
         sa.Column("module_bytes", sa.BigInteger(), nullable=False),
         sa.Column("memory_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("targets_version", sa.BigInteger(), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("yanked_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("yank_reason", sa.Text(), nullable=True),

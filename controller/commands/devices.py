@@ -1,0 +1,134 @@
+"""Devices join by invite, and are grouped by the operator."""
+
+import msgspec
+from cryptography import x509
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from controller.api.schema import Device, InviteRequest
+from controller.core import Core
+from controller.errors import RefusedError
+from controller.reads.devices import device_row, get_device
+from controller.store import audit, outbox
+from controller.store.audit import Actor, Deed
+from controller.store.models import DeviceGroupRow, DeviceRow, DirectorRow, GroupRow, InviteRow
+from controller.trust.authority import Authority, hash_invite_token, new_invite_token
+from protocol.enrollment import EnrollRequest
+from protocol.errors import MalformedError
+from protocol.identifiers import DeviceId, parse_device_id, parse_group_name
+
+MAX_GROUPS = 32
+MAX_VALID_S = 30 * 86_400
+
+
+class Invited(msgspec.Struct, frozen=True, kw_only=True):
+    """A new invite: for whom, its token, until when."""
+
+    device_id: DeviceId
+    token: str
+    expires_at_ms: int
+
+
+class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
+    """A device that joined, and its certificate."""
+
+    device_id: DeviceId
+    certificate_pem: str
+
+
+def invite(core: Core, request: InviteRequest, actor: Actor) -> Invited:
+    """Make a single-use invite; one for a known device lets it come back with a new key.
+
+    Raises:
+        ProtocolError: a name or a number is outside its domain.
+    """
+    if not 60 <= request.valid_s <= MAX_VALID_S:
+        raise MalformedError(f"expected valid_s from 60 to {MAX_VALID_S:,}, got {request.valid_s:,}")
+    groups = _parse_groups(request.groups)
+    name = f"device-{core.random_hex(3)}" if request.device_id is None else request.device_id
+    device = parse_device_id(name)
+    token, token_hash = new_invite_token()
+    now_ms = core.now_ms()
+    expires_at_ms = now_ms + request.valid_s * 1000
+    with core.store.write() as session:
+        session.execute(delete(InviteRow).where(InviteRow.expires_at_ms < now_ms))
+        session.add(
+            InviteRow(
+                token_hash=token_hash,
+                device_id=device,
+                groups_json=msgspec.json.encode(groups).decode(),
+                created_at_ms=now_ms,
+                expires_at_ms=expires_at_ms,
+            )
+        )
+        audit.record(session, actor, Deed(action="device.invite", subject=device, detail=" ".join(groups)), now_ms)
+    return Invited(device_id=device, token=token, expires_at_ms=expires_at_ms)
+
+
+def enroll(core: Core, authority: Authority, request: EnrollRequest, actor: Actor) -> Enrolled:
+    """Take in the device that holds the invite, and certify its key. A bad request leaves the invite good.
+
+    Raises:
+        RefusedError: the token is unknown, used or expired; which one is nobody's business.
+        ProtocolError: the certificate request is not one.
+    """
+    now_ms = core.now_ms()
+    with core.store.write() as session:
+        invite_row = session.get(InviteRow, hash_invite_token(request.token))
+        if invite_row is None or invite_row.used_at_ms is not None or invite_row.expires_at_ms <= now_ms:
+            core.counters.add("enroll.refused")
+            raise RefusedError(
+                "the invite is unknown, used or expired", hint="make a new one with `fleetctl devices invite`"
+            )
+        device = DeviceId(invite_row.device_id)
+        issued = authority.issue_device_certificate(request.csr_pem, device, core.now())
+        serial = x509.load_pem_x509_certificate(issued.pem.encode()).serial_number
+        invite_row.used_at_ms = now_ms
+        _admit(session, device, issued.public_key.public_bytes_raw(), f"{serial:x}", now_ms)
+        _set_groups(session, device, msgspec.json.decode(invite_row.groups_json, type=tuple[str, ...]), now_ms)
+        outbox.mark(session, "assign", [device])
+        audit.record(session, actor, Deed(action="device.enroll", subject=device, detail=f"serial {serial:x}"), now_ms)
+    core.wake_publisher()
+    return Enrolled(device_id=device, certificate_pem=issued.pem)
+
+
+def _admit(session: Session, device: DeviceId, public_key: bytes, serial: str, now_ms: int) -> None:
+    row = session.get(DeviceRow, device)
+    if row is None:
+        row = DeviceRow(id=device, enrolled_at_ms=now_ms, public_key=public_key, certificate_serial=serial)
+        session.add(row)
+    else:
+        # It comes back with a new key: what the old one said last is nothing to go by, and what it signs no more heard.
+        row.public_key, row.certificate_serial, row.enrolled_at_ms = public_key, serial, now_ms
+        row.session, row.liveness, row.liveness_at_ms = 0, "never_seen", None
+        row.capacity_json, row.slots_json, row.acknowledged_director_version = None, "[]", 0
+        if (document := session.get(DirectorRow, device)) is not None:
+            document.renew_at_ms = now_ms
+    session.flush()
+
+
+def set_groups(core: Core, device_id: str, groups: tuple[str, ...], actor: Actor) -> Device:
+    """Make `groups` the groups of the device; raises NotFoundError or ProtocolError."""
+    names = _parse_groups(groups)
+    now_ms = core.now_ms()
+    with core.store.write() as session:
+        device = DeviceId(device_row(session, device_id).id)
+        _set_groups(session, device, names, now_ms)
+        audit.record(session, actor, Deed(action="device.groups", subject=device, detail=" ".join(names)), now_ms)
+        return get_device(session, device)
+
+
+def _set_groups(session: Session, device: DeviceId, names: tuple[str, ...], now_ms: int) -> None:
+    session.execute(delete(DeviceGroupRow).where(DeviceGroupRow.device_id == device))
+    for name in names:
+        if session.get(GroupRow, name) is None:
+            session.add(GroupRow(name=name, created_at_ms=now_ms))
+            session.flush()
+        session.add(DeviceGroupRow(device_id=device, group_name=name))
+    session.flush()
+
+
+def _parse_groups(groups: tuple[str, ...]) -> tuple[str, ...]:
+    if len(groups) > MAX_GROUPS:
+        raise MalformedError(f"expected at most {MAX_GROUPS} groups for a device, got {len(groups)}")
+    return tuple(parse_group_name(name) for name in dict.fromkeys(groups))

@@ -1,0 +1,165 @@
+"""Releases come in as signed targets metadata, after the files that they name."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from tuf.api.metadata import Targets
+
+from controller import metadata
+from controller.api.schema import Release, TargetsAccepted
+from controller.core import Core
+from controller.errors import RefusedError
+from controller.reads.releases import get_release, release_row
+from controller.store import audit, outbox
+from controller.store.audit import Actor, Deed
+from controller.store.deployments import OPEN_STATES, close, refresh_rollout, standing
+from controller.store.metadata import keep, newest
+from controller.store.models import DeploymentRow, FileRow, MetadataRow, ModelRow, ReleaseFileRow, ReleaseRow
+from controller.trust import image
+from protocol.identifiers import Digest
+from protocol.manifest import FileRef, Manifest
+
+MAX_REASON_CHARS = 500
+
+
+def accept_targets(core: Core, raw: bytes, actor: Actor) -> TargetsAccepted:
+    """Put newly signed targets in force, sign what vouches for them, and have it published.
+
+    The same bytes a second time are no error: the answer may have been lost on the way.
+
+    Raises:
+        ConflictError: another change came first.
+        RefusedError: a file that a new release names was not uploaded, or is another.
+        ProtocolError: the metadata is not signed, well-formed or append-only.
+    """
+    now_ms = core.now_ms()
+    with core.store.write() as session:
+        current = newest(session, "image", "targets")
+        if current is not None and current.raw == raw:
+            return TargetsAccepted(version=current.version, released=_released_by(session, current.version))
+        accepted = image.accept_targets(current.raw if current else None, raw, core.trust.image_root, core.now())
+        for path, _, digest in accepted.added:
+            manifest = _check_release(session, core, accepted.targets, path, digest)
+            _add_release(session, manifest, digest, accepted.version, now_ms)
+        for model, floor in accepted.floors.items():
+            if (row := session.get(ModelRow, model)) is not None:
+                row.min_release_counter = floor
+        version = accepted.version
+        keep(session, MetadataRow(domain="image", name="targets", version=version, raw=raw, signed_at_ms=now_ms))
+        metadata.sign_snapshot(session, core)
+        released = _released_by(session, accepted.version)
+        deed = Deed(action="targets.put", subject=f"version {accepted.version}", detail=" ".join(released))
+        audit.record(session, actor, deed, now_ms)
+    core.wake_publisher()
+    return TargetsAccepted(version=accepted.version, released=released)
+
+
+def _released_by(session: Session, targets_version: int) -> tuple[str, ...]:
+    session.flush()
+    rows = session.scalars(
+        select(ReleaseRow).where(ReleaseRow.targets_version == targets_version).order_by(ReleaseRow.model)
+    )
+    return tuple(f"{row.model}@{row.version}" for row in rows)
+
+
+def _check_release(session: Session, core: Core, targets: Targets, path: str, digest: Digest) -> Manifest:
+    """Return the uploaded manifest of a new release, when everything that it names is here."""
+    _require_file(session, core, FileRef(digest=digest, size=targets.targets[path].length), f"the manifest {path}")
+    manifest = image.open_manifest(targets, path, core.files.read(digest))
+    for file in _files_of(manifest):
+        _require_file(session, core, file, f"a file of {manifest.model} {manifest.version}")
+    return manifest
+
+
+def _require_file(session: Session, core: Core, ref: FileRef, what: str) -> None:
+    row = session.get(FileRow, ref.digest)
+    hint = "upload every file of a release before its targets metadata, as `fleetctl push` does"
+    if row is None or not core.files.has(ref.digest):
+        raise RefusedError(f"{what} was not uploaded: SHA-256 {ref.digest}", hint=hint)
+    if row.size_bytes != ref.size:
+        raise RefusedError(f"{what} must have {ref.size:,} bytes, the uploaded one has {row.size_bytes:,}", hint=hint)
+
+
+def _files_of(manifest: Manifest) -> list[FileRef]:
+    """Return what a device may need; the source that `provenance` names never travels."""
+    return [*(variant.file for variant in manifest.variants), manifest.self_test.file]
+
+
+def _add_release(session: Session, manifest: Manifest, digest: Digest, targets_version: int, now_ms: int) -> None:
+    model = session.get(ModelRow, manifest.model)
+    if model is None:
+        model = ModelRow(name=manifest.model, created_at_ms=now_ms, min_release_counter=0, last_counter=0)
+        session.add(model)
+        session.flush()
+    model.last_counter = max(model.last_counter, manifest.release_counter)
+    first = manifest.variants[0]
+    session.add(
+        ReleaseRow(
+            model=manifest.model,
+            version=manifest.version,
+            release_counter=manifest.release_counter,
+            manifest_digest=digest,
+            module_bytes=first.file.size,
+            memory_bytes=first.contract.memory_bytes,
+            targets_version=targets_version,
+            created_at_ms=now_ms,
+        )
+    )
+    session.flush()
+    for file in {digest, *(f.digest for f in _files_of(manifest))}:
+        session.add(ReleaseFileRow(model=manifest.model, version=manifest.version, digest=file))
+
+
+def record_file(core: Core, digest: Digest, size_bytes: int, actor: Actor) -> None:
+    """Note that a file is on the disk; a second time does nothing."""
+    with core.store.write() as session:
+        if session.get(FileRow, digest) is None:
+            session.add(FileRow(digest=digest, size_bytes=size_bytes, created_at_ms=core.now_ms()))
+            deed = Deed(action="file.put", subject=digest, detail=f"{size_bytes} bytes")
+            audit.record(session, actor, deed, core.now_ms())
+
+
+def yank(core: Core, model: str, version: str, reason: str, actor: Actor) -> Release:
+    """Keep a release from every further deployment; what no device has activated yet is given up.
+
+    Raises:
+        NotFoundError: there is no such release.
+        RefusedError: no reason was given.
+    """
+    if not 1 <= len(reason.strip()) <= MAX_REASON_CHARS:
+        raise RefusedError(
+            f"expected a reason of 1 to {MAX_REASON_CHARS} characters",
+            hint="say why with --reason: others will read it",
+        )
+    now_ms = core.now_ms()
+    with core.store.write() as session:
+        row = release_row(session, model, version)
+        if row.yanked_at_ms is None:
+            row.yanked_at_ms, row.yank_reason = now_ms, reason.strip()
+            rollouts = _withdraw(session, row, now_ms)
+            deed = Deed(action="release.yank", subject=f"{model}@{version}", detail=reason.strip())
+            audit.record(session, actor, deed, now_ms)
+        else:
+            rollouts = set()
+        shown = get_release(session, model, version)
+    core.changes.announce(rollouts)
+    core.wake_publisher()
+    return shown
+
+
+def _withdraw(session: Session, release: ReleaseRow, now_ms: int) -> set[str]:
+    rows = session.scalars(
+        select(DeploymentRow).where(
+            DeploymentRow.model == release.model,
+            DeploymentRow.version == release.version,
+            DeploymentRow.state.in_(OPEN_STATES),
+            ~DeploymentRow.is_removal,
+        )
+    )
+    closed = [row for row in rows if standing(row).is_withdrawable]
+    for row in closed:
+        close(row, "canceled", f"release {release.version} was yanked: {release.yank_reason}", now_ms)
+    rollouts = {row.rollout_id for row in closed}
+    for rollout in rollouts:
+        refresh_rollout(session, rollout, now_ms)
+    outbox.mark(session, "assign", {row.device_id for row in closed})
+    return rollouts

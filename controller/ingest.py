@@ -1,0 +1,160 @@
+"""What devices say: checked, stored once, acknowledged.
+
+Whatever arrives on an uplink is hostile until it is within its size, on a known device's topic and signed with that
+device's key. What is not is counted and logged by its reason alone, and nothing else happens. A batch of messages is
+one transaction; the acknowledgement goes out after it, because the device then forgets.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from controller.core import Core
+from controller.receive import receive_liveness, receive_receipts, receive_telemetry
+from controller.store.models import DeviceRow
+from protocol import limits
+from protocol.errors import LimitExceededError, ProtocolError
+from protocol.identifiers import DeviceId
+from protocol.messages import Want, open_liveness, open_receipts, open_telemetry
+from protocol.topics import Topics, Uplink
+
+log = logging.getLogger(__name__)
+
+QUEUE_MESSAGES = 20_000
+BATCH_MESSAGES = 200
+ATTEMPTS = 3
+RETRY_S = 1.0
+_LIMIT_BYTES: dict[Uplink, int] = {
+    "liveness": limits.MAX_LIVENESS_BYTES,
+    "receipts": limits.MAX_REPORT_BYTES,
+    "telemetry": limits.MAX_REPORT_BYTES,
+    "want": limits.MAX_WANT_BYTES,
+}
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One message within its size, on an uplink of some device."""
+
+    device: DeviceId
+    uplink: Uplink
+    payload: bytes
+
+
+class Ingest:
+    """Takes messages from the link's thread and stores them on its own."""
+
+    def __init__(self, core: Core, topics: Topics, answer_want: Callable[[DeviceId, Want], None]) -> None:
+        self._core = core
+        self._topics = topics
+        self._answer_want = answer_want
+        self._queue: queue.Queue[Message | None] = queue.Queue(QUEUE_MESSAGES)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ingest")
+
+    def start(self) -> None:
+        """Begin to store what comes."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Store what came, then stop."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def offer(self, topic: str, payload: bytes) -> None:
+        """Take one message, from any thread; a message that cannot be taken is dropped, and its device repeats it."""
+        try:
+            device, uplink = self._topics.parse_up(topic)
+            limit = _LIMIT_BYTES[uplink]
+            if len(payload) > limit:
+                raise LimitExceededError(f"expected at most {limit:,} bytes, got {len(payload):,}")
+        except ProtocolError as error:
+            self._refuse(topic, error)
+            return
+        if not payload:
+            return  # a retained message was deleted
+        try:
+            self._queue.put_nowait(Message(device=device, uplink=uplink, payload=payload))
+        except queue.Full:
+            self._core.counters.add("ingest.dropped")
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch = [first]
+            is_last = False
+            while len(batch) < BATCH_MESSAGES and not self._queue.empty():
+                message = self._queue.get()
+                if message is None:
+                    is_last = True
+                    break
+                batch.append(message)
+            self.store(batch)
+            if is_last:
+                return
+
+    def store(self, batch: Sequence[Message]) -> None:
+        """Store `batch` in one transaction; try again when the disk is full or busy, then let the devices repeat it."""
+        for attempt in range(ATTEMPTS):
+            try:
+                changed = self._store(batch)
+            except SQLAlchemyError:
+                self._core.counters.add("ingest.failed")
+                log.exception("batch not stored", extra={"messages": len(batch), "attempt": attempt + 1})
+                self._closing.wait(RETRY_S * (attempt + 1))
+            else:
+                self._core.changes.announce(changed)
+                self._core.wake_publisher()
+                return
+
+    def _store(self, batch: Sequence[Message]) -> set[str]:
+        changed: set[str] = set()
+        with self._core.store.write() as session:
+            for message in batch:
+                row = session.get(DeviceRow, message.device)
+                if row is None:
+                    self._core.counters.add("ingest.unknown_device")
+                    log.warning("message of an unknown device", extra={"device": message.device})
+                    continue
+                try:
+                    with session.begin_nested():
+                        changed |= self._take(session, row, message)
+                except ProtocolError as error:
+                    self._refuse(self._topics.up(message.device, message.uplink), error)
+                except (IntegrityError, DataError):
+                    # No message may keep those of other devices from being stored.
+                    self._core.counters.add("ingest.unstorable")
+                    log.exception("message not stored", extra={"device": message.device, "uplink": message.uplink})
+        return changed
+
+    def _take(self, session: Session, row: DeviceRow, message: Message) -> set[str]:
+        """Store one message; return the rollouts that it changed."""
+        device, payload, at_ms = message.device, message.payload, self._core.now_ms()
+        key = Ed25519PublicKey.from_public_bytes(row.public_key)
+        match message.uplink:
+            case "want":
+                self._answer_want(device, Want.from_bytes(payload))
+            case "liveness":
+                is_news = receive_liveness(session, row, open_liveness(payload, device, key), at_ms)
+                self._core.counters.add("ingest.liveness" if is_news else "ingest.stale_liveness")
+            case "telemetry":
+                batch = open_telemetry(payload, device, key)
+                row.last_seen_at_ms = at_ms
+                self._core.counters.add("ingest.telemetry", receive_telemetry(session, row, batch, at_ms))
+            case "receipts":
+                received = receive_receipts(session, row, open_receipts(payload, device, key), at_ms)
+                row.last_seen_at_ms = at_ms
+                self._core.counters.add("ingest.receipts", received.stored)
+                return received.rollouts
+        return set()
+
+    def _refuse(self, topic: str, error: ProtocolError) -> None:
+        # The topic may be the attacker's own words: it is cut, and the payload never shown.
+        self._core.counters.add(f"ingest.{error.code}")
+        log.warning("message refused", extra={"topic": topic[:200], "reason": error.code})

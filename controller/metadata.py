@@ -1,0 +1,73 @@
+"""The image repository's online half: new snapshots and timestamps, and when they are due.
+
+The targets come signed from outside; what is made here only says which targets are the newest, and that somebody
+still says so.
+"""
+
+from datetime import timedelta
+
+from sqlalchemy.orm import Session
+
+from controller.core import Core
+from controller.store import outbox
+from controller.store.metadata import Role, keep, newest, roots
+from controller.store.models import MetadataRow
+from controller.store.times import from_ms
+from controller.trust import image
+
+RESIGN_TIMESTAMP = timedelta(hours=8)
+RESIGN_SNAPSHOT = timedelta(days=3)
+METADATA_KEY = "set"
+TIMESTAMP_KEY = "timestamp"
+
+
+def sign_snapshot(session: Session, core: Core) -> None:
+    """Vouch for the newest targets with a new snapshot and timestamp; without targets there is nothing to do."""
+    targets = newest(session, "image", "targets")
+    if targets is None:
+        return
+    version = _next(session, "snapshot")
+    raw = image.sign_snapshot(targets.raw, version, core.trust.snapshot, core.now())
+    keep(session, MetadataRow(domain="image", name="snapshot", version=version, raw=raw, signed_at_ms=core.now_ms()))
+    outbox.mark(session, "metadata", [METADATA_KEY])
+    sign_timestamp(session, core)
+
+
+def sign_timestamp(session: Session, core: Core) -> None:
+    """Say again that the snapshot is the newest."""
+    snapshot = newest(session, "image", "snapshot")
+    if snapshot is None:
+        return
+    version = _next(session, "timestamp")
+    raw = image.sign_timestamp(snapshot.raw, version, core.trust.timestamp, core.now())
+    keep(session, MetadataRow(domain="image", name="timestamp", version=version, raw=raw, signed_at_ms=core.now_ms()))
+    outbox.mark(session, "metadata", [TIMESTAMP_KEY])
+
+
+def renew_when_due(session: Session, core: Core) -> None:
+    """Sign anew what is old."""
+    now = core.now()
+    snapshot, timestamp = newest(session, "image", "snapshot"), newest(session, "image", "timestamp")
+    if snapshot is not None and now - from_ms(snapshot.signed_at_ms) >= RESIGN_SNAPSHOT:
+        sign_snapshot(session, core)
+    elif timestamp is not None and now - from_ms(timestamp.signed_at_ms) >= RESIGN_TIMESTAMP:
+        sign_timestamp(session, core)
+
+
+def metadata_set(session: Session) -> bytes | None:
+    """Return the message of the metadata topic, or None before the first release."""
+    targets, snapshot = newest(session, "image", "targets"), newest(session, "image", "snapshot")
+    if targets is None or snapshot is None:
+        return None
+    return image.build_metadata_set(
+        _raw([*roots(session, "image"), snapshot, targets]), _raw(roots(session, "director"))
+    )
+
+
+def _raw(rows: list[MetadataRow]) -> list[bytes]:
+    return [row.raw for row in rows]
+
+
+def _next(session: Session, role: Role) -> int:
+    row = newest(session, "image", role)
+    return row.version + 1 if row else 1

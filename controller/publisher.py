@@ -1,0 +1,185 @@
+"""Brings the broker what the database says it must have.
+
+The outbox forgets a row only after the broker has taken its message. So a killed service goes on where it was, a
+broker that was down gets everything when it is back, and publishing something twice is the worst that can happen.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+
+from controller.assigning import assign, mark_due
+from controller.broadcast import Broadcast
+from controller.core import Core
+from controller.errors import BrokerError, ControllerError
+from controller.link import Link
+from controller.memory import BrokerMemory, republish_everything
+from controller.metadata import renew_when_due
+from controller.store import outbox
+from controller.store.outbox import Item, Kind
+from controller.wants import Wants
+from protocol.identifiers import DeviceId, Digest
+from protocol.topics import Topics
+
+log = logging.getLogger(__name__)
+
+BATCH = 200
+MARKER_TIMEOUT_S = 5.0
+RETRY_S = 2.0
+RENEW_EVERY = timedelta(minutes=1)
+
+
+class Publisher:
+    """One thread that signs, publishes, renews, and answers wants."""
+
+    def __init__(self, core: Core, topics: Topics, link: Link, wants: Wants) -> None:
+        self._core = core
+        self._link = link
+        self._wants = wants
+        self._broadcast = Broadcast(core, topics, link)
+        self.memory = BrokerMemory(core, topics, link)
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._is_memory_unknown = True
+        self._is_marker_old = False
+        self._renewed_at = core.now() - RENEW_EVERY
+        self._thread = threading.Thread(target=self._run, name="publisher")
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop after the message at hand; what is left is published after the next start."""
+        self._is_closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def wake(self) -> None:
+        """Look at once whether there is something to do; from any thread."""
+        self._wake.set()
+
+    def on_up(self) -> None:
+        """Take note that the broker is back: it may have forgotten."""
+        self._is_memory_unknown = True
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            try:
+                self.run_once()
+            except BrokerError as error:
+                log.warning("the broker did not take a message", extra={"reason": str(error)})
+                self._wake.clear()
+                self._wake.wait(RETRY_S)
+            except Exception:  # what is published is hostile to nobody: one bug must not silence a fleet for ever
+                log.exception("publishing failed")
+                self._core.counters.add("publish.failed")
+                self._wake.wait(RETRY_S)
+
+    def run_once(self) -> None:
+        """Do what there is to do, then wait to be woken; raises BrokerError when the broker went away."""
+        self._wake.wait(RENEW_EVERY.total_seconds())
+        self._wake.clear()
+        self.settle()
+
+    def settle(self) -> None:
+        """Sign, renew and publish until nothing is left, or the broker is away; raises BrokerError."""
+        self._renew()
+        while not self._is_closing and self._assign():
+            pass
+        if not self._link.is_connected:
+            return
+        if self._is_memory_unknown:
+            self._is_memory_unknown = False
+            self._check_memory()
+        while not self._is_closing and (self._answer() or self._assign() or self._publish()):
+            pass
+        if self._is_marker_old and not self._is_closing:
+            self.memory.note()
+            self._is_marker_old = False
+
+    def _renew(self) -> None:
+        if self._core.now() - self._renewed_at < RENEW_EVERY:
+            return
+        self._renewed_at = self._core.now()
+        with self._core.store.write() as session:
+            renew_when_due(session, self._core)
+            mark_due(session, self._core.now_ms())
+
+    def _check_memory(self) -> None:
+        try:
+            is_kept = self.memory.is_kept(MARKER_TIMEOUT_S)
+        except BrokerError:
+            self._is_memory_unknown = True
+            raise
+        if not is_kept:
+            with self._core.store.write() as session:
+                republish_everything(session)
+            self._is_marker_old = True
+
+    def _answer(self) -> bool:
+        missing = self._wants.take()
+        if missing is None:
+            return False
+        is_ours = self._broadcast.missing(missing)
+        self._core.counters.add("want.answered" if is_ours else "want.unknown")
+        return True
+
+    def _assign(self) -> bool:
+        with self._core.store.read() as session:
+            items = outbox.take(session, "assign", BATCH)
+        if not items:
+            return False
+        with self._core.store.write() as session:
+            for item in items:
+                try:
+                    with session.begin_nested():
+                        assign(session, self._core, DeviceId(item.key))
+                except ControllerError as error:
+                    # One device's document must not keep those of others from being signed.
+                    self._core.counters.add("assign.failed")
+                    log.error("no document", extra={"device": item.key, "reason": str(error)})
+            outbox.done(session, items)
+        return True
+
+    def _publish(self) -> bool:
+        """Publish the next things of the first kind that has any; return whether there were."""
+        for kind in outbox.KINDS:
+            if kind == "assign":
+                continue
+            with self._core.store.read() as session:
+                items = outbox.take(session, kind, 1 if kind == "file" else BATCH)
+            if items:
+                self._publish_items(kind, items)
+                return True
+        return False
+
+    def _publish_items(self, kind: Kind, items: Sequence[Item]) -> None:
+        published: list[Item] = []
+        if kind != "ack":  # a lost acknowledgement mends itself: the device repeats its report
+            self._is_marker_old = True
+        try:
+            for item in items:
+                if self._is_closing:
+                    break
+                self._publish_one(kind, item.key)
+                published.append(item)
+        finally:
+            with self._core.store.write() as session:
+                outbox.done(session, published)
+
+    def _publish_one(self, kind: Kind, key: str) -> None:
+        match kind:
+            case "metadata":
+                self._broadcast.metadata(key)
+            case "ack":
+                self._broadcast.ack(DeviceId(key))
+            case "file":
+                self._broadcast.file(Digest(key))
+            case "director":
+                self._broadcast.director(DeviceId(key))
+            case "assign":
+                raise AssertionError("an assignment is signed, not published")

@@ -1,0 +1,1 @@
+"""Answers: what the API tells about the fleet, read from one state of the database. Nothing here changes anything."""

@@ -1,0 +1,233 @@
+"""What a genuine report changes: devices, receipts and deployments, telemetry, acknowledgements.
+
+A report is stored once, by its stream and number. The device's clock is kept beside, and orders nothing.
+"""
+
+from typing import Literal
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from controller.rollouts import Effect, apply_receipt
+from controller.store import outbox
+from controller.store.deployments import refresh_rollout, standing
+from controller.store.models import (
+    AckRow,
+    DeploymentRow,
+    DeviceRow,
+    InstalledRow,
+    ReceiptRow,
+    SampleRow,
+    UsageErrorRow,
+    UsageRow,
+)
+from protocol.errors import MalformedError
+from protocol.identifiers import DeviceId
+from protocol.messages import Liveness, Receipt, ReceiptBatch, TelemetryBatch, TelemetryRecord
+
+PATIENCE = 2
+"""How often a device must repeat what lies behind a gap before the gap is believed to be for good."""
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose reports came, in which stream, and when by our clock."""
+
+    device: DeviceId
+    stream: str
+    at_ms: int
+
+
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch of receipts changed."""
+
+    stored: int
+    rollouts: set[str]
+
+
+def receive_liveness(session: Session, row: DeviceRow, liveness: Liveness, at_ms: int) -> bool:
+    """Take a birth or a death; return whether it was news. One of an older session says nothing."""
+    if liveness.session < row.session:
+        return False
+    if not liveness.online:
+        if liveness.session > row.session:
+            return False  # the death of a session whose birth never came: there is nothing to end
+        row.liveness, row.liveness_at_ms = "offline", at_ms
+        return True
+    row.session = liveness.session
+    row.liveness, row.liveness_at_ms, row.last_seen_at_ms = "online", at_ms, at_ms
+    row.agent_version = liveness.agent_version[:64]
+    row.slots_json = msgspec.json.encode(liveness.slots).decode()
+    if liveness.capacity is not None:
+        row.capacity_json = msgspec.json.encode(liveness.capacity).decode()
+        row.arch = liveness.capacity.arch[:64]
+    row.acknowledged_director_version = max(row.acknowledged_director_version, liveness.director_version)
+    if liveness.director_version > row.director_version:
+        # Our memory is older than the device's: the next document must be newer than what it has seen.
+        row.director_version = liveness.director_version
+        outbox.mark(session, "assign", [row.id])
+    return True
+
+
+def receive_receipts(session: Session, row: DeviceRow, batch: ReceiptBatch, at_ms: int) -> Received:
+    """Store what is new, move the deployments that it speaks of, acknowledge."""
+    origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=at_ms)
+    known = _known(session, ReceiptRow, origin, [r.seq for r in batch.receipts])
+    new = [receipt for receipt in batch.receipts if receipt.seq not in known]
+    rollouts: set[str] = set()
+    is_desire_changed = False
+    for receipt in new:
+        deployment = session.get(DeploymentRow, receipt.deployment_id)
+        if deployment is None or deployment.device_id != row.id:
+            session.add(_receipt_row(receipt, "unknown_deployment", origin))
+            continue
+        effect = apply_receipt(standing(deployment), receipt, batch.stream)
+        session.add(_receipt_row(receipt, effect.ignored, origin))
+        if effect.ignored is None:
+            is_desire_changed |= deployment.is_closed_by_controller or effect.is_final
+            _apply(session, deployment, receipt, effect, origin)
+            rollouts.add(deployment.rollout_id)
+            told = deployment.director_version or 0
+            row.acknowledged_director_version = max(row.acknowledged_director_version, told)
+    for rollout in rollouts:
+        refresh_rollout(session, rollout, at_ms)
+    if is_desire_changed:
+        outbox.mark(session, "assign", [row.id])
+    _acknowledge(session, origin, "receipts", [r.seq for r in batch.receipts], has_new=bool(new))
+    return Received(stored=len(new), rollouts=rollouts)
+
+
+def _apply(session: Session, row: DeploymentRow, receipt: Receipt, effect: Effect, origin: Origin) -> None:
+    row.stream, row.seq, row.updated_at_ms = origin.stream, receipt.seq, origin.at_ms
+    is_corrected, row.is_closed_by_controller = row.is_closed_by_controller, False
+    if effect.state is None:
+        return  # the device confirms what was decided here
+    row.state = effect.state
+    row.done_bytes = receipt.progress.done_bytes if receipt.progress else None
+    row.total_bytes = receipt.progress.total_bytes if receipt.progress else None
+    if receipt.reason or is_corrected:
+        row.reason_code = receipt.reason.code if receipt.reason else None
+        row.reason_message = receipt.reason.message if receipt.reason else None
+    measures = {**msgspec.json.decode(row.measures_json, type=dict[str, int]), **receipt.measures}
+    row.measures_json = msgspec.json.encode(measures).decode()
+    if effect.installs:
+        session.merge(
+            InstalledRow(
+                device_id=row.device_id,
+                model=row.model,
+                version=row.version,
+                deployment_id=row.id,
+                installed_at_ms=origin.at_ms,
+            )
+        )
+    if effect.uninstalls and (installed := session.get(InstalledRow, (row.device_id, row.model))) is not None:
+        session.delete(installed)
+    session.flush()
+
+
+def _receipt_row(receipt: Receipt, ignored: str | None, origin: Origin) -> ReceiptRow:
+    return ReceiptRow(
+        device_id=origin.device,
+        stream=origin.stream,
+        seq=receipt.seq,
+        deployment_id=receipt.deployment_id,
+        model=receipt.model,
+        version=receipt.version,
+        state=receipt.state,
+        session=receipt.session,
+        at_ms=receipt.at_ms,
+        received_at_ms=origin.at_ms,
+        reason_code=receipt.reason.code if receipt.reason else None,
+        reason_message=receipt.reason.message if receipt.reason else None,
+        measures_json=msgspec.json.encode(receipt.measures).decode(),
+        ignored_because=ignored,
+    )
+
+
+def receive_telemetry(session: Session, row: DeviceRow, batch: TelemetryBatch, at_ms: int) -> int:
+    """Store what is new and acknowledge; return how many records that were."""
+    origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=at_ms)
+    known = _known(session, SampleRow, origin, [r.seq for r in batch.records])
+    new = [record for record in batch.records if record.seq not in known]
+    for record in new:
+        _store_record(session, record, origin)
+    _acknowledge(session, origin, "telemetry", [r.seq for r in batch.records], has_new=bool(new))
+    return len(new)
+
+
+def _store_record(session: Session, record: TelemetryRecord, origin: Origin) -> None:
+    releases = [(usage.model, usage.version) for usage in record.models]
+    if len(set(releases)) != len(releases):
+        raise MalformedError("telemetry: a release is named twice in one interval")
+    session.add(
+        SampleRow(
+            device_id=origin.device,
+            stream=origin.stream,
+            seq=record.seq,
+            session=record.session,
+            from_ms=record.from_ms,
+            to_ms=record.to_ms,
+            received_at_ms=origin.at_ms,
+            cpu_permille=record.device.cpu_permille,
+            memory_used_bytes=record.device.memory_used_bytes,
+            memory_total_bytes=record.device.memory_total_bytes,
+            agent_memory_bytes=record.device.agent_memory_bytes,
+            uptime_s=record.device.uptime_s,
+        )
+    )
+    for usage in record.models:
+        which = {
+            "device_id": origin.device,
+            "stream": origin.stream,
+            "seq": record.seq,
+            "model": usage.model,
+            "version": usage.version,
+        }
+        session.add(
+            UsageRow(
+                **which,
+                received_at_ms=origin.at_ms,
+                inferences=usage.inferences,
+                latency_json=msgspec.json.encode(usage.latency).decode(),
+                memory_peak_bytes=usage.memory_peak_bytes,
+            )
+        )
+        session.add_all(UsageErrorRow(**which, code=code[:64], count=n) for code, n in usage.errors.items())
+
+
+def _known(session: Session, kind: type[ReceiptRow] | type[SampleRow], origin: Origin, numbers: list[int]) -> set[int]:
+    mine = (kind.device_id == origin.device, kind.stream == origin.stream, kind.seq.in_(numbers))
+    return set(session.scalars(select(kind.seq).where(*mine)))
+
+
+def _acknowledge(
+    session: Session, origin: Origin, kind: Literal["receipts", "telemetry"], numbers: list[int], *, has_new: bool
+) -> None:
+    """Move the mark below which everything is stored, and have it published, also when it stayed: it may be lost.
+
+    Numbers inside one batch have no gaps that could still be filled: the device lists all it has. Before the first
+    one there may be a batch that was lost on the way, until the device has repeated itself often enough.
+    """
+    row = session.get(AckRow, (origin.device, origin.stream))
+    if row is None:
+        row = AckRow(
+            device_id=origin.device,
+            stream=origin.stream,
+            receipts=0,
+            telemetry=0,
+            receipts_gap_seen=0,
+            telemetry_gap_seen=0,
+        )
+        session.add(row)
+    row.updated_at_ms = origin.at_ms
+    covered = row.receipts if kind == "receipts" else row.telemetry
+    repeats = row.receipts_gap_seen if kind == "receipts" else row.telemetry_gap_seen
+    repeats = 0 if has_new else repeats + 1
+    if numbers[0] <= covered + 1 or repeats >= PATIENCE:
+        covered, repeats = max(covered, numbers[-1]), 0
+    if kind == "receipts":
+        row.receipts, row.receipts_gap_seen = covered, repeats
+    else:
+        row.telemetry, row.telemetry_gap_seen = covered, repeats
+    session.flush()
+    outbox.mark(session, "ack", [origin.device])
