@@ -1,0 +1,460 @@
+"""The local API over its socket: a real service, a real client, and callers who do not behave."""
+
+import http.client
+import json
+import socket
+import stat
+import struct
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.client import (
+    AgentBusyError,
+    AgentNotRunningError,
+    BadRequestError,
+    InferenceFailedError,
+    LocalClient,
+    ModelNotActiveError,
+)
+from agent.connection import MAX_DRAIN_BYTES
+from agent.host import ModelHost
+from agent.runtime import Caps, assemble, load_model
+from agent.service import LocalService, SocketPathError
+from agent.usage import UsageMeter
+from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
+from protocol.tensors import TensorSpec
+
+DOUBLE = """
+    (f32.store (i32.const 64) (f32.mul (f32.const 2) (f32.load (i32.const 0))))
+    (f32.store (i32.const 68) (f32.mul (f32.const 2) (f32.load (i32.const 4))))
+    (i32.const 0)"""
+SPIN = "(loop $l (br $l)) (i32.const 0)"
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What a daemon might say."""
+
+    device_id: str = "pump-1"
+
+
+def activate(host: ModelHost, version: str = "1.0.0", infer: str = DOUBLE, *, name: str = "digits", n: int = 2) -> None:
+    wat = f"""(module (memory (export "memory") 1 1)
+      (func (export "fleet_input") (param i32) (result i32) (i32.const 0))
+      (func (export "fleet_output") (param i32) (result i32) (i32.const 64))
+      (func $run (export "fleet_infer") (result i32) {infer}))"""
+    x, y = (TensorSpec(name=tensor, datatype="FP32", shape=(1, n)) for tensor in ("x", "y"))
+    module = FileRef.of(b"module")
+    manifest = Manifest(
+        model=name,
+        version=version,
+        release_counter=1,
+        inputs=(x,),
+        outputs=(y,),
+        variants=(Variant(file=module, contract=Contract(memory_bytes=65536)),),
+        self_test=SelfTest(file=FileRef.of(bytes(8 * n)), count=1),
+        provenance=Provenance(source=module, source_name="model.wat", tool="test"),
+        labels={"y": ("no", "yes")} if n == 2 else {},
+    )
+    model = load_model(assemble(wat), (x,), (y,), Caps(memory_bytes=65536, deadline_ms=50))
+    host.activate(manifest, model, is_committed=True)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder whose name is short enough for sockets, wherever the tests run."""
+    with tempfile.TemporaryDirectory(prefix="fleet-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def path(folder: Path) -> Path:
+    return folder / "agent.sock"
+
+
+@pytest.fixture
+def host() -> Iterator[ModelHost]:
+    host = ModelHost(UsageMeter(), lambda *_: None)
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def service(path: Path, host: ModelHost) -> Iterator[LocalService]:
+    service = LocalService(path, host, Status)
+    service.start()
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def client(service: LocalService, path: Path) -> Iterator[LocalClient]:
+    with LocalClient(path) as client:
+        yield client
+
+
+class Raw:
+    """A connection on which a test says what it likes."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(20)
+        self.socket.connect(str(path))
+
+    def __enter__(self) -> "Raw":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def reply(self) -> tuple[int, dict[str, str], Any]:
+        """Return status, headers and JSON of the next reply."""
+        response = http.client.HTTPResponse(self.socket)
+        response.begin()
+        body = response.read()
+        return response.status, {k.lower(): v for k, v in response.getheaders()}, json.loads(body)
+
+    def ask(self, method: str, target: str, body: bytes = b"", *headers: str) -> tuple[int, dict[str, str], Any]:
+        head = [f"{method} {target} HTTP/1.1", "Host: agent", f"Content-Length: {len(body)}", *headers]
+        self.send("\r\n".join((*head, "", "")).encode() + body)
+        return self.reply()
+
+    def is_closed(self) -> bool:
+        """Return whether the service has hung up; waits for it."""
+        return self.socket.recv(1) == b""
+
+
+@pytest.fixture
+def raw(service: LocalService, path: Path) -> Iterator[Raw]:
+    with Raw(path) as raw:
+        yield raw
+
+
+def request_body(*values: float) -> bytes:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, len(values)], "data": values}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+def test_client_runs_a_model_on_numbers_and_on_bytes(client: LocalClient, host: ModelHost) -> None:
+    """Both forms of input give the same outputs, with the release and the name of the highest number."""
+    activate(host)
+    for x in ([1.5, -4], [[1.5, -4]], struct.pack("<2f", 1.5, -4), bytearray(struct.pack("<2f", 1.5, -4))):
+        answer = client.infer("digits", {"x": x})
+        assert ("digits", "1.0.0", ["y"]) == (answer.model, answer.version, list(answer.outputs))
+        output = answer.outputs["y"]
+        assert ("FP32", (1, 2), [3.0, -8.0], ("no",)) == (output.datatype, output.shape, output.values, output.labels)
+
+
+def test_client_reads_status_models_and_metadata(client: LocalClient, host: ModelHost) -> None:
+    """Everything that the command line shows comes from here."""
+    activate(host)
+    activate(host, name="words", n=3)
+    assert {"device_id": "pump-1"} == client.status()
+    assert [("digits", 2), ("words", 3)] == [(m.name, m.inputs[0].shape[1]) for m in client.models()]
+    assert ("1.0.0",) == client.metadata("digits").versions
+
+
+def test_client_follows_a_swap(client: LocalClient, host: ModelHost) -> None:
+    """A release with other inputs is noticed, and the labels are those of the release that answered."""
+    activate(host)
+    client.infer("digits", {"x": [1, 2]})
+    activate(host, "1.1.0", n=3)
+    answer = client.infer("digits", {"x": [1, 2, 3]})
+    assert ("1.1.0", (1, 3), ()) == (answer.version, answer.outputs["y"].shape, answer.outputs["y"].labels)
+    activate(host, "1.2.0")
+    answer = client.infer("digits", {"x": [1, 2]})
+    assert ("1.2.0", ("yes",)) == (answer.version, answer.outputs["y"].labels)
+
+
+def test_client_errors_have_types_and_codes(client: LocalClient, host: ModelHost) -> None:
+    """A caller can tell apart what it can mend from what it cannot."""
+    with pytest.raises(ModelNotActiveError) as not_active:
+        client.infer("digits", {"x": [1, 2]})
+    assert "unknown_model" == not_active.value.code
+    activate(host)
+    activate(host, name="spin", infer=SPIN)
+    activate(host, name="trap", infer="unreachable")
+    with pytest.raises(BadRequestError, match="unknown input 'z': expected the inputs x"):
+        client.infer("digits", {"z": [1, 2]})
+    with pytest.raises(BadRequestError, match="missing input x"):
+        client.infer("digits", {})
+    with pytest.raises(BadRequestError, match=r"expected 2 numbers for the shape \[1, 2\], got 3"):
+        client.infer("digits", {"x": [1, 2, 3]})
+    with pytest.raises(BadRequestError, match="expected 8 bytes"):
+        client.infer("digits", {"x": b"1234567"})
+    for model, code in (("spin", "deadline_exceeded"), ("trap", "trap")):
+        with pytest.raises(InferenceFailedError, match="layer 'run'") as failed:
+            client.infer(model, {"x": [1, 2]})
+        assert code == failed.value.code
+    assert [2.0, 4.0] == client.infer("digits", {"x": [1, 2]}).outputs["y"].values
+
+
+def test_client_without_an_agent(path: Path) -> None:
+    """The message says how to start one; a dead agent's socket is as good as none."""
+    with LocalClient(path) as client:
+        with pytest.raises(AgentNotRunningError, match="start it with `fleet-agent run`"):
+            client.status()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+            dead.bind(str(path))
+        with pytest.raises(AgentNotRunningError, match="refused"):
+            client.status()
+
+
+def test_client_survives_a_restart_of_the_agent(path: Path, host: ModelHost) -> None:
+    """A kept connection to the old agent is replaced by one to the new."""
+    with LocalClient(path) as client:
+        for _ in range(2):
+            service = LocalService(path, host, Status)
+            service.start()
+            assert {"device_id": "pump-1"} == client.status()
+            service.close()
+
+
+def test_agent_that_dies_in_a_request_is_reported(path: Path) -> None:
+    """Half a conversation is an error with a hint, not a stack of protocol errors."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with LocalClient(path) as client, pytest.raises(AgentNotRunningError, match="ended before it answered"):
+            client.status()
+        thread.join()
+
+
+def test_concurrent_callers_get_their_own_answers(service: LocalService, path: Path, host: ModelHost) -> None:
+    """Each thread sees the double of its own numbers, on whichever release."""
+    activate(host)
+    wrong: list[Any] = []
+
+    def call(n: int) -> None:
+        with LocalClient(path) as client:
+            for i in range(50):
+                got = client.infer("digits", {"x": [n, i]}).outputs["y"].values
+                if got != [2 * n, 2 * i]:
+                    wrong.append((n, i, got))
+
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for n in range(20):
+        activate(host, f"1.0.{n + 1}")
+    for thread in threads:
+        thread.join()
+    assert [] == wrong
+
+
+def test_health_and_metadata_follow_the_protocol(raw: Raw, host: ModelHost) -> None:
+    """What a client of the Open Inference Protocol asks first."""
+    assert (200, {"live": True}) == raw.ask("GET", "/v2/health/live")[::2]
+    assert (503, {"ready": False}) == raw.ask("GET", "/v2/health/ready")[::2]
+    status, _, body = raw.ask("GET", "/v2/models/digits/ready")
+    assert (503, "unknown_model") == (status, body["code"])
+    activate(host)
+    assert (200, {"ready": True}) == raw.ask("GET", "/v2/health/ready")[::2]
+    assert (200, {"name": "digits", "ready": True}) == raw.ask("GET", "/v2/models/digits/ready")[::2]
+    assert 200 == raw.ask("GET", "/v2/models/digits/versions/1.0.0/ready")[0]
+    status, _, body = raw.ask("GET", "/v2")
+    assert (200, "fleet-agent", ["binary_tensor_data"]) == (status, body["name"], body["extensions"])
+    assert {
+        "name": "digits",
+        "versions": ["1.0.0"],
+        "platform": "wasm_fleet",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2]}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2]}],
+        "labels": {"y": ["no", "yes"]},
+    } == raw.ask("GET", "/v2/models/digits")[2]
+
+
+def test_json_inference_follows_the_protocol(raw: Raw, host: ModelHost) -> None:
+    """A request as any client of the protocol makes it."""
+    activate(host)
+    status, headers, body = raw.ask("POST", "/v2/models/digits/infer", request_body(1, 2))
+    assert (200, "application/json") == (status, headers["content-type"])
+    assert {
+        "model_name": "digits",
+        "model_version": "1.0.0",
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [2.0, 4.0]}],
+    } == body
+
+
+def test_errors_have_the_form_of_the_protocol(raw: Raw, host: ModelHost) -> None:
+    """Every error is JSON with a message, on a connection that stays."""
+    activate(host)
+    infer = "/v2/models/digits/infer"
+    for expected, method, target, body in (
+        (404, "GET", "/", b""),
+        (404, "GET", "/v2/models/", b""),
+        (404, "GET", "/v2/models/" + "d" * 3000, b""),
+        (404, "GET", "/v2/models/digits/versions/9.0.0", b""),
+        (404, "GET", infer, b""),
+        (404, "POST", "/v2/models/other/infer", request_body(1, 2)),
+        (404, "POST", "/v2/health/live", b""),
+        (400, "POST", infer, b""),
+        (400, "POST", infer, b"{"),
+        (400, "POST", infer, request_body(1, 2, 3)),
+        (413, "POST", infer, b" " * 70_000),
+    ):
+        status, headers, reply = raw.ask(method, target, body)
+        assert (expected, method, target) == (status, method, target)
+        assert {"error", "code"} == set(reply)
+        assert len(reply["error"]) < 500
+        assert "connection" not in headers
+    assert 200 == raw.ask("POST", infer, request_body(1, 2))[0]
+
+
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        ("GARBAGE\r\n\r\n", 400),
+        ("GET / HTTP/9.9\r\n\r\n", 505),
+        ("DELETE /v2 HTTP/1.1\r\n\r\n", 501),
+        ("GET /" + "a" * 70_000 + " HTTP/1.1\r\n\r\n", 414),
+        ("GET /v2 HTTP/1.1\r\n" + "A: b\r\n" * 200 + "\r\n", 431),
+        ("GET /v2 HTTP/1.1\r\nA: " + "b" * 70_000 + "\r\n\r\n", 431),
+        ("POST /v2/models/digits/infer HTTP/1.1\r\n\r\n", 411),
+        ("POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        ("POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
+        ("POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        ("POST /v2/models/digits/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        ("POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: 9\r\nContent-Encoding: gzip\r\n\r\n", 415),
+    ],
+)
+def test_what_is_not_http_ends_the_connection_with_a_reason(
+    raw: Raw, service: LocalService, request_text: str, status: int
+) -> None:
+    """The caller is told, then the connection ends: what follows could mean anything."""
+    raw.send(request_text.encode())
+    got, headers, body = raw.reply()
+    assert (status, "close", "bad_request") == (got, headers["connection"], body["code"])
+    assert raw.is_closed()
+
+
+def test_body_too_large_to_throw_away_ends_the_connection(raw: Raw, host: ModelHost) -> None:
+    """A caller cannot make the agent read for ever, and still reads why."""
+    activate(host)
+    raw.send(b"POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (MAX_DRAIN_BYTES + 1))
+    status, headers, _ = raw.reply()
+    assert (413, "close") == (status, headers["connection"])
+    assert raw.is_closed()
+
+
+def test_caller_that_hangs_up_in_a_request_harms_nobody(
+    service: LocalService, path: Path, client: LocalClient, host: ModelHost
+) -> None:
+    """Half a request is dropped and the next caller is served."""
+    activate(host)
+    for head in ("GET", "POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: 50\r\n\r\n{"):
+        with Raw(path) as raw:
+            raw.send(head.encode())
+    assert [2.0, 4.0] == client.infer("digits", {"x": [1, 2]}).outputs["y"].values
+
+
+def test_requests_on_one_connection_do_not_run_into_each_other(raw: Raw, host: ModelHost) -> None:
+    """The body of a refused request is not taken for the next one."""
+    activate(host)
+    smuggled = b"GET /v1/status HTTP/1.1\r\n\r\n"
+    assert 404 == raw.ask("POST", "/v2/models/other/infer", smuggled)[0]
+    assert {"live": True} == raw.ask("GET", "/v2/health/live")[2]
+
+
+def test_pipelined_requests_are_answered_in_order(raw: Raw) -> None:
+    """A caller may ask several things before it reads."""
+    head = b"GET %s HTTP/1.1\r\nHost: agent\r\n\r\n"
+    raw.send(head % b"/v2/health/live" + head % b"/v1/status")
+    response = b""
+    while b"pump-1" not in response:
+        response += raw.socket.recv(4096)
+    assert response.index(b'{"live":true}') < response.index(b'{"device_id":"pump-1"}')
+
+
+def test_too_many_connections_are_turned_away(path: Path, host: ModelHost) -> None:
+    """Who comes too late is told to come again, and those inside are served."""
+    service = LocalService(path, host, Status, max_connections=1)
+    service.start()
+    with LocalClient(path) as first, LocalClient(path) as second:
+        first.status()
+        with pytest.raises(AgentBusyError) as busy:
+            second.status()
+        assert "overloaded" == busy.value.code
+        assert {"device_id": "pump-1"} == first.status()
+    service.close()
+
+
+def test_failure_of_the_daemon_is_told_without_its_details(
+    path: Path, host: ModelHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug behind the status is in the log, and a plain error for the caller."""
+
+    def fail() -> msgspec.Struct:
+        raise RuntimeError("secret")
+
+    service = LocalService(path, host, fail)
+    service.start()
+    with LocalClient(path) as client, pytest.raises(InferenceFailedError, match="see the agent's log") as failed:
+        client.status()
+    service.close()
+    assert "secret" not in str(failed.value)
+    assert "a request of the local API failed" in caplog.messages
+
+
+def test_socket_is_for_the_owner_alone(service: LocalService, path: Path) -> None:
+    """Other users of the machine can neither read inputs nor run models."""
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert [path] == list(path.parent.iterdir())
+
+
+def test_stale_socket_is_replaced_and_removed_in_the_end(path: Path, host: ModelHost) -> None:
+    """What a killed agent left behind does not stop the next one."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(path))
+    service = LocalService(path, host, Status)
+    service.start()
+    with LocalClient(path) as client:
+        assert {"device_id": "pump-1"} == client.status()
+    service.close()
+    service.close()
+    assert [] == list(path.parent.iterdir())
+
+
+def test_other_files_are_not_replaced(path: Path, host: ModelHost) -> None:
+    """A mistyped path does not cost anybody a file."""
+    path.write_text("precious")
+    with pytest.raises(SocketPathError, match="another kind of file"):
+        LocalService(path, host, Status).start()
+    assert "precious" == path.read_text()
+
+
+def test_path_too_long_for_a_socket_is_explained(folder: Path, host: ModelHost) -> None:
+    """The limit is the system's, and the way out is ours to name."""
+    with pytest.raises(SocketPathError, match="choose another state folder"):
+        LocalService(folder / ("d" * 100) / "agent.sock", host, Status).start()
+
+
+def test_closing_lets_a_running_request_end(path: Path, host: ModelHost) -> None:
+    """A request under way when the agent stops is answered."""
+    slow = """(local $i i32)
+      (loop $l (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 20000000))))"""
+    activate(host, infer=slow + DOUBLE)
+    service = LocalService(path, host, Status)
+    service.start()
+    with Raw(path) as raw:
+        body = request_body(1, 2)
+        raw.send(b"POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        service.close()
+        assert 200 == raw.reply()[0]
+        assert raw.is_closed()
