@@ -1,0 +1,56 @@
+"""The documents are true: made parts are what the code says, links lead somewhere, commands run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs_blocks import DOCUMENTS, HOUSE, rewrite
+
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+_FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
+
+document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(HOUSE).as_posix())
+
+
+@document
+def test_made_parts_are_what_the_code_says(path: Path) -> None:
+    """Examples, tables and diagrams equal what the code makes; `python -m tests.docs_blocks` writes them."""
+    text = path.read_text()
+    assert rewrite(text) == text
+
+
+@document
+def test_links_lead_somewhere(path: Path) -> None:
+    """Every link to a file of the project, and to a heading in it, exists."""
+    for target in _LINK.findall(_FENCE.sub("", path.read_text())):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.exists(), f"{path.name} links to {target}, which does not exist"
+        if anchor:
+            assert anchor in anchors(file), f"{path.name} links to {target}, which has no such heading"
+
+
+def anchors(file: Path) -> set[str]:
+    """Return the anchors that headings of a document get."""
+    headings = _HEADING.findall(_FENCE.sub("", file.read_text()))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@document
+def test_every_page_names_what_it_is(path: Path) -> None:
+    """A document that is not empty begins with one heading of the first order, and has no other."""
+    text = _FENCE.sub("", path.read_text())
+    if text:
+        assert text.startswith("# ")
+        assert 1 == len(re.findall(r"^# ", text, re.MULTILINE))
+
+
+def test_every_decision_is_listed() -> None:
+    """The index of decisions names every page of the folder."""
+    folder = HOUSE / "docs" / "adr"
+    pages = {path.name for path in folder.glob("0*.md")}
+    assert pages == set(re.findall(r"\((0\d{3}[^)]+)\)", (folder / "README.md").read_text()))
