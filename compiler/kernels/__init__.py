@@ -1,0 +1,1 @@
+"""Code for one operation each, written through the wasm encoder."""
