@@ -1,0 +1,25 @@
+"""What is in a module: read from its bytes, without an engine. Hostile input is bounded and refused by name."""
+
+from compiler.inspect.features import required_features
+from compiler.inspect.module import inspect_module
+from compiler.inspect.report import (
+    CustomSection,
+    DataSegment,
+    Export,
+    FunctionReport,
+    Import,
+    MemoryReport,
+    ModuleReport,
+)
+
+__all__ = [
+    "CustomSection",
+    "DataSegment",
+    "Export",
+    "FunctionReport",
+    "Import",
+    "MemoryReport",
+    "ModuleReport",
+    "inspect_module",
+    "required_features",
+]
