@@ -13,7 +13,7 @@ from compiler.wasm.types import ValueType
 from protocol.errors import LimitExceededError
 from protocol.wasm import sections
 
-MAX_CODE_BYTES: Final = 64 * 1024 * 1024
+MAX_CODE_BYTES: Final = 16 * 1024 * 1024
 """More code than this takes a device minutes to compile."""
 
 _TYPE, _IMPORT, _GLOBAL, _CODE = 1, 2, 6, 10
