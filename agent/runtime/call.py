@@ -14,12 +14,14 @@ from wasmtime import _ffi as ffi
 from agent.runtime.deadline import Watch
 
 _VALUE_WORDS: Final = 2  # a raw value has the size of a vector: 16 bytes
-_call_unchecked = ctypes.CFUNCTYPE(
-    ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
-)(("wasmtime_func_call_unchecked", ffi.dll))
-_set_epoch_deadline = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)(
-    ("wasmtime_context_set_epoch_deadline", ffi.dll)
-)
+
+
+# Functions of their own, without the argument types of the engine's interface: the arguments come boxed. The first
+# releases the interpreter lock; the second is over before that would pay.
+_call_unchecked = ctypes.CDLL(str(ffi.filename))["wasmtime_func_call_unchecked"]
+_call_unchecked.restype = ctypes.c_void_p
+_set_epoch_deadline = ctypes.PyDLL(str(ffi.filename))["wasmtime_context_set_epoch_deadline"]
+_set_epoch_deadline.restype = None
 
 
 class Call:
@@ -49,8 +51,15 @@ class Call:
         """Call the export and return its unsigned result; raises Trap or WasmtimeError."""
         self._raw[0] = argument
         _set_epoch_deadline(self._context, self._ticks)
-        with self._watch:
+        # What follows is `with watch:` written out, which saves a tenth of the whole call.
+        watch = self._watch
+        watch.is_running = True
+        if not watch.clock.is_ticking:
+            watch.clock.start()
+        try:
             error = _call_unchecked(*self._arguments)
+        finally:
+            watch.is_running = False
         if error or self._trap.value:
             self._raise(error)
         return self._raw[0] & 0xFFFF_FFFF

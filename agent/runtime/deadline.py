@@ -47,25 +47,25 @@ class _TimerSpec(ctypes.Structure):
 class Watch:
     """One store's sign on the clock: inside `with watch:` the clock ticks."""
 
-    __slots__ = ("_clock", "is_running")
+    __slots__ = ("clock", "is_running")
 
     def __init__(self, clock: "EpochClock") -> None:
-        self._clock = clock
+        self.clock = clock
         self.is_running = False
         clock.add(self)
 
     def __enter__(self) -> None:
         # In this order: see EpochClock.
         self.is_running = True
-        if not self._clock.is_ticking:
-            self._clock.start()
+        if not self.clock.is_ticking:
+            self.clock.start()
 
     def __exit__(self, *_: object) -> None:
         self.is_running = False
 
     def close(self) -> None:
         """Leave the clock; the store runs no more."""
-        self._clock.remove(self)
+        self.clock.remove(self)
 
 
 class EpochClock:

@@ -69,7 +69,6 @@ class LoadedModel:
         self.inputs = inputs
         self.outputs = outputs
         self.caps = caps
-        self._input_sizes = [tensor.size_bytes for tensor in inputs]
         self._module = module
         self._can_grow = facts.memory_max_bytes != facts.memory_min_bytes
         self._memory_bytes = facts.memory_min_bytes
@@ -90,22 +89,22 @@ class LoadedModel:
             InputError: the tensors do not fit; the model did not run.
             StatusError, TrapError, DeadlineError: the model ran, and failed.
         """
-        if [len(data) for data in inputs] != self._input_sizes:
-            raise InputError(self._misfit(inputs))
-        with self._exclusive():
-            sandbox = self._sound_sandbox()
-            for view, data in zip(sandbox.inputs, inputs, strict=True):
-                view[:] = data
-            try:
-                status = sandbox.infer()
-            except ModelError:
-                self._discard()
-                raise
-            if self._can_grow:
-                self._memory_bytes = max(self._memory_bytes, sandbox.memory_bytes)
-            if status:
-                raise StatusError(f"expected fleet_infer to return 0, it returned {status}", status=status)
-            return [bytes(view) for view in sandbox.outputs]
+        try:
+            with self._lock:
+                sandbox = self._sandbox or self._sound_sandbox()
+                try:
+                    return sandbox.infer(inputs)
+                except (InputError, StatusError):
+                    raise
+                except ModelError:
+                    self._discard()
+                    raise
+                finally:
+                    if self._can_grow:
+                        self._note_memory()
+        finally:
+            if self._is_closed:
+                self.close()
 
     def reset(self) -> None:
         """Forget all state between calls."""
@@ -141,8 +140,6 @@ class LoadedModel:
     def _exclusive(self) -> Iterator[None]:
         try:
             with self._lock:
-                if self._is_closed:
-                    raise ModelClosedError("the model is closed")
                 yield
         finally:
             # Whoever closed the model while this call held the lock left the rest to it.
@@ -154,22 +151,18 @@ class LoadedModel:
         self._module.close()
 
     def _sound_sandbox(self) -> Sandbox:
+        if self._is_closed:
+            raise ModelClosedError("the model is closed")
         if self._sandbox is None:
             self._sandbox = Sandbox(self._module, self.inputs, self.outputs, self.caps)
-            self._memory_bytes = max(self._memory_bytes, self._sandbox.memory_bytes)
+            self._note_memory()
         return self._sandbox
+
+    def _note_memory(self) -> None:
+        if self._sandbox is not None:
+            self._memory_bytes = max(self._memory_bytes, self._sandbox.memory_bytes)
 
     def _discard(self) -> None:
         if self._sandbox is not None:
             self._sandbox.close()
             self._sandbox = None
-
-    def _misfit(self, inputs: Sequence[bytes]) -> str:
-        if len(inputs) != len(self.inputs):
-            return f"expected {len(self.inputs)} inputs ({', '.join(t.name for t in self.inputs)}), got {len(inputs)}"
-        return "; ".join(
-            f"input {tensor.name!r}: expected {tensor.size_bytes:,} bytes "
-            f"({tensor.datatype} {list(tensor.shape)}), got {len(data):,}"
-            for tensor, data in zip(self.inputs, inputs, strict=True)
-            if len(data) != tensor.size_bytes
-        )
