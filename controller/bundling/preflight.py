@@ -1,0 +1,175 @@
+"""Runs a module as a device would, before any device sees it: ABI, imports, memory, self-test under the contract.
+
+Owns the contract (what the module needs) and the self-test vectors (what it must give). Both come from the module
+and the test data alone, so that the same input makes the same release.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from statistics import median
+
+import msgspec
+
+from agent.runtime.errors import MemoryCapError, ModelError
+from agent.runtime.instance import Caps, LoadedModel, load_model
+from agent.runtime.module import ModuleFacts, check_abi, inspect
+from agent.runtime.selftest import record_vectors, run_self_test
+from compiler.inspect import required_features
+from controller.bundling.errors import PreflightError, refused_by_runtime
+from controller.bundling.source import ModelSource
+from controller.bundling.testdata import TestData, Vector
+from protocol import limits
+from protocol.codec import sha256
+from protocol.manifest import Contract, FileRef, SelfTest
+
+RECORDED_VECTORS = 4
+_TIMED_CALLS = 5
+
+
+class Preflight(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a module after it ran here."""
+
+    contract: Contract
+    requires: tuple[str, ...]
+    self_test: SelfTest
+    vectors: bytes
+    vectors_given: int | None
+    """How many vectors the test data had, of which a bundle holds the first few; None when they were recorded."""
+    latency_us: float | None
+    """The median time of one call here; None when the self-test was not run."""
+
+
+class _Vectors(msgspec.Struct, frozen=True, kw_only=True):
+    data: bytes
+    count: int
+    used_bytes: int
+    """How much memory the module had after it ran; 0 when it did not."""
+
+
+def preflight(
+    source: ModelSource,
+    test_data: TestData | None = None,
+    *,
+    memory_cap_bytes: int = limits.DEFAULT_MEMORY_CAP_BYTES,
+    is_run: bool = True,
+) -> Preflight:
+    """Check `source` as a device would and return what a release of it needs.
+
+    With `is_run` false the self-test is not run under the contract: a device will be the first to do so.
+    Raises PreflightError when a device would refuse or fail the module.
+    """
+    try:
+        facts = inspect(source.wasm)
+        check_abi(facts)
+        vectors = _vectors(source, test_data, _widest_bytes(facts, memory_cap_bytes), is_run=is_run)
+        contract = Contract(
+            memory_bytes=_needed_bytes(facts, vectors.used_bytes),
+            stack_kib=source.spec.stack_kib,
+            deadline_ms=source.spec.deadline_ms,
+        )
+        self_test = SelfTest(file=FileRef.of(vectors.data), count=vectors.count, **_tolerances(test_data))
+        latency_us = _run(source, contract, self_test, vectors.data) if is_run else None
+    except ModelError as error:
+        raise refused_by_runtime(source.file_name, error) from error
+    return Preflight(
+        contract=contract,
+        requires=required_features(source.wasm),
+        self_test=self_test,
+        vectors=vectors.data,
+        vectors_given=None if test_data is None else len(test_data.inputs),
+        latency_us=latency_us,
+    )
+
+
+def load(source: ModelSource, memory_bytes: int) -> LoadedModel:
+    """Return an instance of the module under the caps of its spec; raises ModelError."""
+    spec = source.spec
+    caps = Caps(memory_bytes=memory_bytes, stack_kib=spec.stack_kib, deadline_ms=spec.deadline_ms)
+    return load_model(source.wasm, spec.inputs, spec.outputs, caps, stateful=spec.stateful)
+
+
+def sample_inputs(source: ModelSource, model: LoadedModel) -> Vector:
+    """Return the inputs of the first vector that would be recorded; raises ModelError."""
+    return _first_inputs(source, record_vectors(model, seed=_seed(source.wasm), count=1))
+
+
+def _widest_bytes(facts: ModuleFacts, memory_cap_bytes: int) -> int:
+    """Return how much memory the module may take while it shows what it needs."""
+    if facts.memory_min_bytes > memory_cap_bytes:
+        raise MemoryCapError(
+            f"expected a memory of at most {memory_cap_bytes:,} bytes, got one that starts with "
+            f"{facts.memory_min_bytes:,}"
+        )
+    return min(facts.memory_max_bytes or memory_cap_bytes, memory_cap_bytes)
+
+
+def _needed_bytes(facts: ModuleFacts, used_bytes: int) -> int:
+    """Return the memory of the contract: what the module fixes, else what it came to need."""
+    if not used_bytes and facts.memory_max_bytes is not None:
+        return facts.memory_max_bytes
+    return max(facts.memory_min_bytes, used_bytes)
+
+
+def _vectors(source: ModelSource, test_data: TestData | None, widest_bytes: int, *, is_run: bool) -> _Vectors:
+    """Return the self-test's vectors: given ones, completed by the module's own outputs, or recorded ones."""
+    limit = _fitting_vectors(source)
+    inputs = test_data.inputs[:limit] if test_data else ()
+    outputs = test_data.outputs[:limit] if test_data and test_data.outputs else None
+    if outputs and not is_run:
+        return _Vectors(data=_join(inputs, outputs), count=len(inputs), used_bytes=0)
+    with closing(load(source, widest_bytes)) as model:
+        if inputs:
+            model.reset()
+            own = [tuple(model.infer(vector)) for vector in inputs]
+            return _Vectors(data=_join(inputs, outputs or own), count=len(inputs), used_bytes=model.memory_bytes)
+        count = min(RECORDED_VECTORS, limit)
+        data = record_vectors(model, seed=_seed(source.wasm), count=count)
+        return _Vectors(data=data, count=count, used_bytes=model.memory_bytes)
+
+
+def _fitting_vectors(source: ModelSource) -> int:
+    """Return how many self-test vectors of this model a bundle may hold."""
+    vector_bytes = sum(t.size_bytes for t in (*source.spec.inputs, *source.spec.outputs))
+    count = min(limits.MAX_SELF_TEST_VECTORS, limits.MAX_SELF_TEST_BYTES // vector_bytes)
+    if count == 0:
+        raise PreflightError(
+            f"{source.file_name}: expected tensors of at most {limits.MAX_SELF_TEST_BYTES:,} bytes in all, "
+            f"so that a self-test fits a bundle, got {vector_bytes:,}",
+            hint="use smaller inputs and outputs",
+        )
+    return count
+
+
+def _join(inputs: Sequence[Vector], outputs: Sequence[Vector]) -> bytes:
+    return b"".join(b"".join(vector) for pair in zip(inputs, outputs, strict=True) for vector in pair)
+
+
+def _seed(wasm: bytes) -> int:
+    return int(sha256(wasm)[:8], 16)
+
+
+def _tolerances(test_data: TestData | None) -> dict[str, str]:
+    return {} if test_data is None else {"atol": test_data.atol, "rtol": test_data.rtol}
+
+
+def _run(source: ModelSource, contract: Contract, self_test: SelfTest, vectors: bytes) -> float:
+    """Run the self-test as a device will, then return the median time of one call in microseconds."""
+    with closing(load(source, contract.memory_bytes)) as model:
+        run_self_test(model, self_test, vectors)
+        inputs = _first_inputs(source, vectors)
+        return median(_timed_us(model, inputs) for _ in range(_TIMED_CALLS))
+
+
+def _first_inputs(source: ModelSource, vectors: bytes) -> Vector:
+    tensors, offset = [], 0
+    for spec in source.spec.inputs:
+        tensors.append(vectors[offset : offset + spec.size_bytes])
+        offset += spec.size_bytes
+    return tuple(tensors)
+
+
+def _timed_us(model: LoadedModel, inputs: Sequence[bytes]) -> float:
+    started = time.perf_counter_ns()
+    model.infer(inputs)
+    return (time.perf_counter_ns() - started) / 1_000
