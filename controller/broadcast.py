@@ -1,15 +1,17 @@
-"""How each thing is published: read from the database and the disk, made into messages, retained on the broker."""
+"""What each thing looks like on the broker: read from the database and the disk, made into retained messages."""
 
 import logging
+from collections.abc import Iterator
 
 from sqlalchemy import select
 
 from controller.core import Core
-from controller.link import Link
+from controller.link import Outgoing
 from controller.metadata import METADATA_KEY, TIMESTAMP_KEY, metadata_set
 from controller.store import outbox
 from controller.store.metadata import newest
 from controller.store.models import AckRow, DirectorRow, FileRow
+from controller.store.outbox import Kind
 from controller.wants import Missing
 from protocol import limits
 from protocol.chunks import ChunkIndex, Offer, Source
@@ -22,115 +24,112 @@ log = logging.getLogger(__name__)
 
 
 class Broadcast:
-    """Publishes one thing at a time; raises BrokerError when the broker does not take it."""
+    """Yields messages; what cannot be read is counted, logged and left out, so that nothing else waits for it."""
 
-    def __init__(self, core: Core, topics: Topics, link: Link) -> None:
+    def __init__(self, core: Core, topics: Topics) -> None:
         self._core = core
         self._topics = topics
-        self._link = link
 
-    def metadata(self, key: str) -> None:
-        """Publish the metadata set or the timestamp; the set first, because the timestamp names its snapshot."""
-        if key == METADATA_KEY:
-            with self._core.store.read() as session:
-                payload = metadata_set(session)
-            if payload is not None and len(payload) > limits.MAX_METADATA_SET_BYTES:
-                log.error("the metadata set is too large for devices", extra={"size_bytes": len(payload)})
-                return
-            self._retain(self._topics.metadata, payload)
-        elif key == TIMESTAMP_KEY:
-            with self._core.store.read() as session:
+    def messages(self, kind: Kind, key: str) -> Iterator[Outgoing]:
+        """Yield what publishes one row of the outbox."""
+        match kind:
+            case "metadata":
+                yield from self._metadata(key)
+            case "ack":
+                yield from self._ack(DeviceId(key))
+            case "file":
+                yield from self._file(Digest(key))
+            case "director":
+                yield from self._director(DeviceId(key))
+            case "assign":
+                raise AssertionError("an assignment is signed, not published")
+
+    def missing(self, missing: Missing) -> Iterator[Outgoing]:
+        """Yield what somebody misses, or nothing when it is not ours to give."""
+        match missing.kind:
+            case "metadata":
+                yield from self._metadata(METADATA_KEY)
+                yield from self._metadata(TIMESTAMP_KEY)
+            case "director":
+                yield from self._director(DeviceId(missing.name))
+            case "offer":
+                yield from self._missing_offer(Digest(missing.name))
+            case _:
+                yield from self._missing_blob(missing)
+
+    def _metadata(self, key: str) -> Iterator[Outgoing]:
+        with self._core.store.read() as session:
+            if key == METADATA_KEY:
+                topic, payload = self._topics.metadata, metadata_set(session)
+            else:
                 row = newest(session, "image", "timestamp")
-            self._retain(self._topics.timestamp, row.raw if row else None)
+                topic, payload = self._topics.timestamp, row.raw if row else None
+        if payload is not None and len(payload) > limits.MAX_METADATA_SET_BYTES:
+            self._core.counters.add("publish.oversize")
+            log.error("the metadata set is too large for devices", extra={"size_bytes": len(payload)})
+        elif payload is not None:
+            yield Outgoing(topic, payload, retain=True)
 
-    def ack(self, device: DeviceId) -> None:
-        """Publish up to which report of its current stream a device may forget."""
+    def _ack(self, device: DeviceId) -> Iterator[Outgoing]:
         with self._core.store.read() as session:
             row = session.scalars(
                 select(AckRow).where(AckRow.device_id == device).order_by(AckRow.updated_at_ms.desc()).limit(1)
             ).first()
         if row is not None:
             ack = Ack(stream=row.stream, receipts=row.receipts, telemetry=row.telemetry)
-            self._retain(self._topics.ack(device), ack.to_bytes())
+            yield Outgoing(self._topics.ack(device), ack.to_bytes(), retain=True)
 
-    def director(self, device: DeviceId) -> None:
-        """Publish the document that a device obeys."""
+    def _director(self, device: DeviceId) -> Iterator[Outgoing]:
         with self._core.store.read() as session:
             row = session.get(DirectorRow, device)
         if row is not None:
-            self._retain(self._topics.director(device), row.raw)
+            yield Outgoing(self._topics.director(device), row.raw, retain=True)
 
-    def file(self, digest: Digest) -> None:
-        """Publish a file: chunks, then their index, then the offer that leads there.
-
-        A file that the disk lost or damaged is logged and left: no other may wait for it.
-        """
+    def _file(self, digest: Digest) -> Iterator[Outgoing]:
+        """Yield the chunks, then their index, then the offer: who follows it finds everything."""
         try:
             blob, index = self._blob(digest)
             for number in range(len(index.chunks)):
-                self._chunk(blob, index, number)
+                yield self._chunk(blob, index, number)
         except (OSError, ProtocolError) as error:
             self._core.counters.add("publish.bad_file")
             log.error("file not published", extra={"digest": digest, "reason": str(error)})
             return
-        self._retain(self._topics.chunk_index(blob), index.to_bytes())
-        self._retain(self._topics.offer(digest), _offer(blob, index).to_bytes())
-        with self._core.store.write() as session:
-            session.get_one(FileRow, digest).published_at_ms = self._core.now_ms()
+        yield Outgoing(self._topics.chunk_index(blob), index.to_bytes(), retain=True)
+        yield self._offer(blob, index)
 
-    def missing(self, missing: Missing) -> bool:
-        """Publish again what somebody misses; return whether it was ours to give."""
-        match missing.kind:
-            case "metadata":
-                self.metadata(METADATA_KEY)
-                self.metadata(TIMESTAMP_KEY)
-                return True
-            case "director":
-                self.director(DeviceId(missing.name))
-                return True
-            case "offer":
-                return self._missing_offer(Digest(missing.name))
-            case _:
-                return self._missing_blob(missing)
-
-    def _missing_offer(self, digest: Digest) -> bool:
+    def _missing_offer(self, digest: Digest) -> Iterator[Outgoing]:
         with self._core.store.read() as session:
             row = session.get(FileRow, digest)
             blob = row.blob if row else None
         if blob is None:
-            return False
+            return
         try:
-            index = self._core.files.index(Digest(blob))
+            yield self._offer(Digest(blob), self._core.files.index(Digest(blob)))
         except (OSError, ProtocolError):
-            return self._cut_again(digest)
-        self._retain(self._topics.offer(digest), _offer(Digest(blob), index).to_bytes())
-        return True
+            self._cut_again(digest)
 
-    def _missing_blob(self, missing: Missing) -> bool:
+    def _missing_blob(self, missing: Missing) -> Iterator[Outgoing]:
         blob = Digest(missing.name)
         with self._core.store.read() as session:
             digest = session.scalar(select(FileRow.digest).where(FileRow.blob == blob))
         if digest is None:
-            return False
+            return
         try:
             index = self._core.files.index(blob)
             if missing.kind == "index":
-                self._retain(self._topics.chunk_index(blob), index.to_bytes())
-                return True
-            if missing.number >= len(index.chunks):
-                return False
-            self._chunk(blob, index, missing.number)
+                yield Outgoing(self._topics.chunk_index(blob), index.to_bytes(), retain=True)
+            elif missing.number < len(index.chunks):
+                yield self._chunk(blob, index, missing.number)
         except (OSError, ProtocolError):
-            return self._cut_again(Digest(digest))
-        return True
+            self._cut_again(Digest(digest))
 
-    def _cut_again(self, digest: Digest) -> bool:
-        """Have a file published whose blob the disk lost."""
+    def _cut_again(self, digest: Digest) -> None:
+        """Have a file published anew whose blob the disk lost."""
         with self._core.store.write() as session:
             row = session.get_one(FileRow, digest)
             row.blob = row.published_at_ms = None
             outbox.mark(session, "file", [digest])
-        return True
 
     def _blob(self, digest: Digest) -> tuple[Digest, ChunkIndex]:
         with self._core.store.read() as session:
@@ -145,15 +144,10 @@ class Broadcast:
             session.get_one(FileRow, digest).blob = blob
         return blob, index
 
-    def _chunk(self, blob: Digest, index: ChunkIndex, number: int) -> None:
-        self._retain(self._topics.chunk(blob, number), self._core.files.chunk(blob, index, number))
+    def _chunk(self, blob: Digest, index: ChunkIndex, number: int) -> Outgoing:
+        return Outgoing(self._topics.chunk(blob, number), self._core.files.chunk(blob, index, number), retain=True)
 
-    def _retain(self, topic: str, payload: bytes | None) -> None:
-        if payload is not None:
-            self._link.publish(topic, payload, retain=True)
-            self._core.counters.add("publish.messages")
-
-
-def _offer(blob: Digest, index: ChunkIndex) -> Offer:
-    source = Source(kind="full", blob=blob, encoded_size=index.encoded_size)
-    return Offer(digest=index.digest, size=index.size, sources=(source,))
+    def _offer(self, blob: Digest, index: ChunkIndex) -> Outgoing:
+        source = Source(kind="full", blob=blob, encoded_size=index.encoded_size)
+        offer = Offer(digest=index.digest, size=index.size, sources=(source,))
+        return Outgoing(self._topics.offer(index.digest), offer.to_bytes(), retain=True)

@@ -26,7 +26,7 @@ from protocol.topics import Topics, Uplink
 
 log = logging.getLogger(__name__)
 
-QUEUE_MESSAGES = 20_000
+QUEUE_MESSAGES = 1_000
 BATCH_MESSAGES = 200
 ATTEMPTS = 3
 RETRY_S = 1.0
@@ -65,11 +65,11 @@ class Ingest:
         """Store what came, then stop."""
         self._closing.set()
         if self._thread.is_alive():
-            self._queue.put(None)
+            self._queue.put(None)  # the thread empties the queue: there will be room
             self._thread.join()
 
     def offer(self, topic: str, payload: bytes) -> None:
-        """Take one message, from any thread; a message that cannot be taken is dropped, and its device repeats it."""
+        """Take one message, from the link's thread, which waits here while the disk is slower than the fleet."""
         try:
             device, uplink = self._topics.parse_up(topic)
             limit = _LIMIT_BYTES[uplink]
@@ -80,10 +80,13 @@ class Ingest:
             return
         if not payload:
             return  # a retained message was deleted
-        try:
-            self._queue.put_nowait(Message(device=device, uplink=uplink, payload=payload))
-        except queue.Full:
-            self._core.counters.add("ingest.dropped")
+        message = Message(device=device, uplink=uplink, payload=payload)
+        while not self._closing.is_set():
+            try:
+                self._queue.put(message, timeout=1.0)
+            except queue.Full:
+                continue
+            return
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:

@@ -89,14 +89,17 @@ class BrokerMemory:
 
     def _marker(self) -> Marker:
         with self._core.store.read() as session:
-            return Marker(
-                instance=get_setting(session, _INSTANCE), generation=int(get_setting(session, _GENERATION, "0"))
-            )
+            return Marker(instance=instance_name(session), generation=int(get_setting(session, _GENERATION, "0")))
+
+
+def instance_name(session: Session) -> str:
+    """Return the name of this database."""
+    return get_setting(session, _INSTANCE)
 
 
 def name_instance(session: Session, core: Core) -> None:
     """Give this database a name of its own, once."""
-    if not get_setting(session, _INSTANCE):
+    if not instance_name(session):
         put_setting(session, _INSTANCE, core.random_hex(16))
 
 

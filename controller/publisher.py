@@ -6,20 +6,22 @@ broker that was down gets everything when it is back, and publishing something t
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from itertools import chain
 
 from controller.assigning import assign, mark_due
 from controller.broadcast import Broadcast
 from controller.core import Core
 from controller.errors import BrokerError, ControllerError
-from controller.link import Link
+from controller.link import Link, Outgoing
 from controller.memory import BrokerMemory, republish_everything
 from controller.metadata import renew_when_due
 from controller.store import outbox
+from controller.store.models import FileRow
 from controller.store.outbox import Item, Kind
 from controller.wants import Wants
-from protocol.identifiers import DeviceId, Digest
+from protocol.identifiers import DeviceId
 from protocol.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ class Publisher:
         self._core = core
         self._link = link
         self._wants = wants
-        self._broadcast = Broadcast(core, topics, link)
+        self._broadcast = Broadcast(core, topics)
         self.memory = BrokerMemory(core, topics, link)
         self._wake = threading.Event()
         self._is_closing = False
@@ -121,11 +123,13 @@ class Publisher:
             self._is_marker_old = True
 
     def _answer(self) -> bool:
-        missing = self._wants.take()
-        if missing is None:
+        wanted = self._wants.take(BATCH)
+        if not wanted:
             return False
-        is_ours = self._broadcast.missing(missing)
-        self._core.counters.add("want.answered" if is_ours else "want.unknown")
+        found = [list(self._broadcast.missing(missing)) for missing in wanted]
+        self._core.counters.add("want.answered", sum(1 for messages in found if messages))
+        self._core.counters.add("want.unknown", sum(1 for messages in found if not messages))
+        self._link.publish_all(chain.from_iterable(found))
         return True
 
     def _assign(self) -> bool:
@@ -158,28 +162,21 @@ class Publisher:
         return False
 
     def _publish_items(self, kind: Kind, items: Sequence[Item]) -> None:
-        published: list[Item] = []
         if kind != "ack":  # a lost acknowledgement mends itself: the device repeats its report
             self._is_marker_old = True
-        try:
-            for item in items:
-                if self._is_closing:
-                    break
-                self._publish_one(kind, item.key)
-                published.append(item)
-        finally:
-            with self._core.store.write() as session:
-                outbox.done(session, published)
+        messages = chain.from_iterable(self._broadcast.messages(kind, item.key) for item in items)
+        self._link.publish_all(self._until_closing(messages))
+        if self._is_closing:
+            return
+        with self._core.store.write() as session:
+            if kind == "file":
+                for item in items:
+                    session.get_one(FileRow, item.key).published_at_ms = self._core.now_ms()
+            outbox.done(session, items)
 
-    def _publish_one(self, kind: Kind, key: str) -> None:
-        match kind:
-            case "metadata":
-                self._broadcast.metadata(key)
-            case "ack":
-                self._broadcast.ack(DeviceId(key))
-            case "file":
-                self._broadcast.file(Digest(key))
-            case "director":
-                self._broadcast.director(DeviceId(key))
-            case "assign":
-                raise AssertionError("an assignment is signed, not published")
+    def _until_closing(self, messages: Iterable[Outgoing]) -> Iterator[Outgoing]:
+        for message in messages:
+            if self._is_closing:
+                return
+            self._core.counters.add("publish.messages")
+            yield message

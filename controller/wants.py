@@ -52,17 +52,17 @@ class Wants:
                 else:
                     self._pending[missing] = None
 
-    def take(self) -> Missing | None:
-        """Return the oldest, which now counts as answered, or None."""
+    def take(self, limit: int) -> list[Missing]:
+        """Return the oldest, which now count as answered."""
+        now_ms = to_ms(self._now())
         with self._lock:
-            if not self._pending:
-                return None
-            missing, _ = self._pending.popitem(last=False)
-            self._answered[missing] = to_ms(self._now())
-            self._answered.move_to_end(missing)
+            taken = [self._pending.popitem(last=False)[0] for _ in range(min(limit, len(self._pending)))]
+            for missing in taken:
+                self._answered[missing] = now_ms
+                self._answered.move_to_end(missing)
             while len(self._answered) > MAX_REMEMBERED:
                 self._answered.popitem(last=False)
-            return missing
+        return taken
 
 
 def _parts(device: DeviceId, want: Want) -> list[Missing]:

@@ -7,11 +7,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from controller.api.schema import Plan, PlannedDevice, Rollout, RolloutRequest
-from controller.commands.candidates import candidates
 from controller.core import Core
 from controller.errors import ConflictError, RefusedError
+from controller.reads.candidates import candidates
 from controller.reads.devices import resolve
-from controller.reads.releases import is_below_floor, no_model, release_row
+from controller.reads.releases import no_model, read_manifest, refusal_of, release_row
 from controller.reads.rollouts import get_rollout
 from controller.rollouts import plan_release, plan_removal, superseded
 from controller.store import audit, outbox
@@ -19,10 +19,10 @@ from controller.store.audit import Actor, Deed
 from controller.store.batches import batches
 from controller.store.deployments import OPEN_STATES, close, mark_files, refresh_rollout, standing
 from controller.store.idempotency import Ticket, recall, remember
-from controller.store.models import DeploymentRow, DeviceRow, ModelRow, ReleaseRow, RolloutRow, WaveRow
+from controller.store.models import DeploymentRow, DeviceRow, ModelRow, RolloutRow, WaveRow
 from protocol import lifecycle, limits
 from protocol.errors import MalformedError
-from protocol.identifiers import Digest, Version, parse_model_name
+from protocol.identifiers import Version, parse_model_name
 from protocol.lifecycle import DeploymentState
 from protocol.manifest import Manifest
 
@@ -130,21 +130,7 @@ def _release(session: Session, core: Core, request: RolloutRequest, version: str
         below = manifest.release_counter < floor
         return manifest, f"counter {manifest.release_counter} is below the floor {floor}" if below else None
     row = release_row(session, request.model, version)
-    return read_manifest(core, row), refusal_of(session, row)
-
-
-def read_manifest(core: Core, row: ReleaseRow) -> Manifest:
-    """Return the manifest of a release that was accepted."""
-    return Manifest.from_bytes(core.files.read(Digest(row.manifest_digest)))
-
-
-def refusal_of(session: Session, row: ReleaseRow) -> str | None:
-    """Return why no device may get the release, or None."""
-    if row.yanked_at_ms is not None:
-        return f"{row.model} {row.version} was yanked: {row.yank_reason}"
-    if is_below_floor(session, row):
-        return f"{row.model} {row.version} was retired: its release counter {row.release_counter} is below the floor"
-    return None
+    return read_manifest(core.files, row), refusal_of(session, row)
 
 
 def _require_work(request: RolloutRequest, planned: Sequence[PlannedDevice]) -> None:

@@ -5,9 +5,11 @@ from sqlalchemy.orm import Session
 
 from controller.api import schema
 from controller.errors import NotFoundError
+from controller.store.files import FileStore
 from controller.store.models import InstalledRow, ModelRow, ReleaseRow
 from controller.store.times import rfc3339, rfc3339_or_none
-from protocol.identifiers import Version
+from protocol.identifiers import Digest, Version
+from protocol.manifest import Manifest
 
 
 def list_models(session: Session) -> list[schema.Model]:
@@ -74,6 +76,20 @@ def no_model(session: Session, model: str) -> NotFoundError:
 def is_below_floor(session: Session, row: ReleaseRow) -> bool:
     """Return whether the release was retired."""
     return row.release_counter < session.get_one(ModelRow, row.model).min_release_counter
+
+
+def read_manifest(files: FileStore, row: ReleaseRow) -> Manifest:
+    """Return the manifest of a release that was accepted."""
+    return Manifest.from_bytes(files.read(Digest(row.manifest_digest)))
+
+
+def refusal_of(session: Session, row: ReleaseRow) -> str | None:
+    """Return why no device may get the release, or None."""
+    if row.yanked_at_ms is not None:
+        return f"{row.model} {row.version} was yanked: {row.yank_reason}"
+    if is_below_floor(session, row):
+        return f"{row.model} {row.version} was retired: its release counter {row.release_counter} is below the floor"
+    return None
 
 
 def _show(session: Session, rows: list[ReleaseRow]) -> list[schema.Release]:

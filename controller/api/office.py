@@ -1,0 +1,34 @@
+"""What the handlers of both listeners need besides the request."""
+
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+from litestar.params import Dependency
+
+from controller.api.schema import Info
+from controller.core import Core
+from controller.query import Queries
+from controller.trust.authority import Authority
+
+
+class Addresses(NamedTuple):
+    """Where the service and its broker are really found."""
+
+    enroll_url: str
+    device_mqtt_url: str
+
+
+class Office(NamedTuple):
+    """The service, as its API sees it."""
+
+    core: Core
+    queries: Queries
+    authority: Authority
+    ca_pem: bytes
+    topic_prefix: str
+    addresses: Addresses
+    describe: Callable[[], Info]
+
+
+OfficeDependency = Annotated[Office, Dependency(skip_validation=True)]
+"""The parameter `office` of a handler."""

@@ -1,0 +1,188 @@
+"""The service process: opens what is durable, wires the parts, serves until it is told to stop.
+
+One process for one database. Killed at any instruction, it goes on after the next start where it was.
+"""
+
+import asyncio
+import logging
+import secrets
+import signal
+import sys
+from contextlib import ExitStack
+from importlib.metadata import version as package_version
+from typing import NamedTuple
+
+import msgspec
+
+from controller import durable
+from controller.api.app import device_app, operator_app
+from controller.api.office import Addresses, Office
+from controller.api.schema import Info
+from controller.core import Core, Trust, World
+from controller.first_start import prepare
+from controller.ingest import Ingest
+from controller.listeners import Listener, bind, serve_all, url_of
+from controller.memory import instance_name
+from controller.mqtt import MqttLink
+from controller.publisher import Publisher
+from controller.query import Queries
+from controller.reads.targets import describe_signed
+from controller.store.engine import Store
+from controller.store.files import FileStore
+from controller.store.lock import exclusive
+from controller.store.times import Clock
+from controller.wants import Wants
+from controller.workspace import ServerHome
+
+log = logging.getLogger(__name__)
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """`server/endpoints.json`: where the running service is found; the file is there only while it runs."""
+
+    api_url: str
+    enroll_url: str
+    mqtt_url: str
+
+
+class Options(NamedTuple):
+    """What a start may say besides the configuration."""
+
+    mqtt_url: str | None = None
+    """Overrides the broker of the configuration, for one that was started on a free port."""
+    telemetry_interval_s: int = 60
+
+
+def serve(home: ServerHome, *, now: Clock, mqtt_url: str | None = None, telemetry_interval_s: int = 60) -> None:
+    """Serve the fleet at `home` until SIGTERM or SIGINT; one line on stdout says when it is ready.
+
+    Raises:
+        ConflictError: another service runs there.
+        ControllerError: the workspace or an address cannot be used.
+    """
+    options = Options(mqtt_url=mqtt_url, telemetry_interval_s=telemetry_interval_s)
+    with exclusive(home.path / "service.lock"), ExitStack() as stack:
+        asyncio.run(Service(home, stack, World(now=now, random_hex=secrets.token_hex), options).run())
+
+
+class Service:
+    """The wired parts of one running service; `stack` closes them, the last one first."""
+
+    def __init__(self, home: ServerHome, stack: ExitStack, world: World, options: Options) -> None:
+        self._home = home
+        self._stack = stack
+        self.core = _open_core(home, stack, world)
+        prepare(self.core, home, telemetry_interval_s=options.telemetry_interval_s)
+        self._mqtt_url = options.mqtt_url or home.config.mqtt.url
+        self._link = self._connect()
+        api, devices = home.config.api, home.config.devices
+        self._api_socket = stack.enter_context(bind(api.host, api.port))
+        self._device_socket = stack.enter_context(bind(devices.host, devices.port))
+        self.endpoints = Endpoints(
+            api_url=url_of("http", api.host, self._api_socket),
+            enroll_url=url_of("https", devices.public_host, self._device_socket),
+            mqtt_url=self._mqtt_url,
+        )
+
+    def _connect(self) -> MqttLink:
+        """Start what speaks with the broker, which may be away."""
+        topics = self._home.topics
+        wants = Wants(self.core.counters, self.core.now)
+        ingest = Ingest(self.core, topics, wants.add)
+
+        def on_message(topic: str, payload: bytes, _retained: bool) -> None:
+            if topic == topics.memory_marker:
+                publisher.memory.receive(payload)
+            else:
+                ingest.offer(topic, payload)
+
+        def on_up() -> None:
+            publisher.on_up()
+
+        with self.core.store.read() as session:
+            client_id = f"wasmfleet-{instance_name(session)[:12]}"
+        version = self._home.config.mqtt.version
+        link = MqttLink(self._mqtt_url, client_id, version=version, on_message=on_message, on_up=on_up)
+        publisher = Publisher(self.core, topics, link, wants)
+        self.core.wake_publisher = publisher.wake
+        link.subscribe(topics.all_uplinks)
+        for part in (ingest, publisher, link):
+            self._stack.callback(part.close)
+            part.start()
+        return link
+
+    async def run(self) -> None:
+        """Serve until a signal comes."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        office = self._office()
+        home = self._home
+        listeners = [
+            Listener(operator_app(office, home.api_token), self._api_socket),
+            Listener(
+                device_app(office),
+                self._device_socket,
+                certificate=home.listener_certificate_path,
+                key=home.listener_key_path,
+            ),
+        ]
+        serving = asyncio.create_task(serve_all(listeners, stop))
+        for listener in listeners:
+            await listener.is_up.wait()
+        endpoints_path = home.path / "endpoints.json"
+        durable.replace(endpoints_path, msgspec.json.encode(self.endpoints))
+        sys.stdout.write(f"ready: {self.endpoints.api_url}\n")
+        sys.stdout.flush()
+        log.info("ready", extra={"api_url": self.endpoints.api_url})
+        await stop.wait()
+        endpoints_path.unlink(missing_ok=True)
+        self.core.changes.close()
+        await serving
+
+    def _office(self) -> Office:
+        home = self._home
+        device_mqtt_url = home.config.mqtt.device_url or self._mqtt_url
+        return Office(
+            core=self.core,
+            queries=Queries(self.core.store.path),
+            authority=home.authority,
+            ca_pem=home.ca_pem,
+            topic_prefix=home.config.prefix,
+            addresses=Addresses(enroll_url=self.endpoints.enroll_url, device_mqtt_url=device_mqtt_url),
+            describe=self.describe,
+        )
+
+    def describe(self) -> Info:
+        """Return what the service is and how it fares."""
+        with self.core.store.read() as session:
+            state = describe_signed(session, self.core.now())
+        is_connected = self._link.is_connected
+        warnings = list(state.warnings)
+        if not is_connected:
+            warnings.append(f"no connection to the broker at {self._link.address}: it gets what is new when it is back")
+        return Info(
+            version=package_version("wasmfleet"),
+            topic_prefix=self._home.config.prefix,
+            mqtt_url=self._mqtt_url,
+            is_mqtt_connected=is_connected,
+            enroll_url=self.endpoints.enroll_url,
+            targets_version=state.version,
+            targets_expires=state.expires,
+            warnings=tuple(warnings),
+        )
+
+
+def _open_core(home: ServerHome, stack: ExitStack, world: World) -> Core:
+    store = Store(home.database_url)
+    stack.callback(store.close)
+    store.migrate()
+    trust = Trust(
+        snapshot=home.snapshot_signer,
+        timestamp=home.timestamp_signer,
+        director=home.director_signer,
+        image_root=home.image_root,
+        director_root=home.director_root,
+    )
+    return Core(store, FileStore(home.files_path), trust, world=world)
