@@ -8,6 +8,7 @@ import logging
 import secrets
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import version as package_version
 from typing import NamedTuple
@@ -45,22 +46,36 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     mqtt_url: str
 
 
+def say_ready(endpoints: Endpoints) -> None:
+    """Say on stdout, in one line, that the service is ready."""
+    sys.stdout.write(f"ready: {endpoints.api_url}\n")
+    sys.stdout.flush()
+
+
 class Options(NamedTuple):
     """What a start may say besides the configuration."""
 
     mqtt_url: str | None = None
     """Overrides the broker of the configuration, for one that was started on a free port."""
     telemetry_interval_s: int = 60
+    on_ready: Callable[[Endpoints], None] = say_ready
 
 
-def serve(home: ServerHome, *, now: Clock, mqtt_url: str | None = None, telemetry_interval_s: int = 60) -> None:
-    """Serve the fleet at `home` until SIGTERM or SIGINT; one line on stdout says when it is ready.
+def serve(
+    home: ServerHome,
+    *,
+    now: Clock,
+    mqtt_url: str | None = None,
+    telemetry_interval_s: int = 60,
+    on_ready: Callable[[Endpoints], None] = say_ready,
+) -> None:
+    """Serve the fleet at `home` until SIGTERM or SIGINT; `on_ready` says when everything answers.
 
     Raises:
         ConflictError: another service runs there.
         ControllerError: the workspace or an address cannot be used.
     """
-    options = Options(mqtt_url=mqtt_url, telemetry_interval_s=telemetry_interval_s)
+    options = Options(mqtt_url=mqtt_url, telemetry_interval_s=telemetry_interval_s, on_ready=on_ready)
     with exclusive(home.path / "service.lock"), ExitStack() as stack:
         asyncio.run(Service(home, stack, World(now=now, random_hex=secrets.token_hex), options).run())
 
@@ -71,6 +86,7 @@ class Service:
     def __init__(self, home: ServerHome, stack: ExitStack, world: World, options: Options) -> None:
         self._home = home
         self._stack = stack
+        self._on_ready = options.on_ready
         self.core = _open_core(home, stack, world)
         prepare(self.core, home, telemetry_interval_s=options.telemetry_interval_s)
         self._mqtt_url = options.mqtt_url or home.config.mqtt.url
@@ -133,8 +149,7 @@ class Service:
             await listener.is_up.wait()
         endpoints_path = home.path / "endpoints.json"
         durable.replace(endpoints_path, msgspec.json.encode(self.endpoints))
-        sys.stdout.write(f"ready: {self.endpoints.api_url}\n")
-        sys.stdout.flush()
+        self._on_ready(self.endpoints)
         log.info("ready", extra={"api_url": self.endpoints.api_url})
         await stop.wait()
         endpoints_path.unlink(missing_ok=True)
