@@ -1,0 +1,210 @@
+"""The commands of `fleet-agent`: join a fleet, run, and ask the running agent."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from agent.client import Answer, ClientError, LocalClient
+from agent.errors import AgentError, IdentityError
+from agent.status import AgentStatus, as_table
+from protocol.errors import ProtocolError
+
+EXIT_FAILED: Final = 1
+EXIT_NOT_ENROLLED: Final = 3
+EXIT_NOT_RUNNING: Final = 4
+_SYSTEM_STATE: Final = Path("/var/lib/fleet-agent")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except IdentityError as error:
+        return _complain(error, EXIT_NOT_ENROLLED)
+    except ClientError as error:
+        return _complain(error, EXIT_NOT_RUNNING if error.code == "agent_not_running" else EXIT_FAILED)
+    except (AgentError, ProtocolError, OSError) as error:
+        return _complain(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        return 130
+
+
+def default_state_dir() -> Path:
+    """Return the state folder when none is named: the system's for root, else the user's."""
+    if named := os.environ.get("FLEET_AGENT_STATE"):
+        return Path(named)
+    if os.geteuid() == 0:
+        return _SYSTEM_STATE
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(base) / "fleet-agent"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fleet-agent",
+        description="Runs the models that a fleet's operator deploys to this device.",
+        epilog="Begin with `fleetctl devices invite` on the operator's machine; paste the line that it prints here.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    state = argparse.ArgumentParser(add_help=False)
+    state.add_argument(
+        "--state",
+        type=Path,
+        default=default_state_dir(),
+        metavar="DIR",
+        help="where the agent keeps everything; also FLEET_AGENT_STATE (default: %(default)s)",
+    )
+
+    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        description, epilog = f"{text}.".capitalize(), f"Example: fleet-agent {example}"
+        return commands.add_parser(name, parents=[state], help=text, description=description, epilog=epilog)
+
+    sub = command("enroll", "join a fleet", "enroll wf1.eyJj…")
+    sub.add_argument("invite", metavar="INVITE", help="the text that `fleetctl devices invite` printed")
+    sub.add_argument("--json", action="store_true", help="print the result as JSON")
+    sub.set_defaults(run=_enroll)
+
+    sub = command("run", "run the agent until it is told to stop", "run --state ./device-1")
+    sub.set_defaults(run=_run)
+
+    sub = command("status", "show the device, its link and its models", "status --json")
+    sub.add_argument("--json", action="store_true", help="print as JSON")
+    sub.set_defaults(run=_status)
+
+    sub = command("infer", "run a model once", "infer digits --input digit.json")
+    sub.add_argument("model", metavar="MODEL", help="the name of the model")
+    sub.add_argument(
+        "--input",
+        required=True,
+        metavar="FILE",
+        help="JSON: {input: numbers}, or a list for a model of one input; a .bin file: the raw bytes of one input; "
+        "- reads JSON from standard input",
+    )
+    sub.add_argument("--json", action="store_true", help="print as JSON")
+    sub.set_defaults(run=_infer)
+
+    sub = command("logs", "show the agent's log", "logs -n 20 --follow")
+    sub.add_argument("-n", type=_count, default=50, metavar="N", help="how many lines (default: %(default)s)")
+    sub.add_argument("--follow", "-f", action="store_true", help="go on with new lines until Ctrl-C")
+    sub.add_argument("--json", action="store_true", help="print JSON lines")
+    sub.set_defaults(run=_logs)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) > 1_000_000:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1000000, got {text!r}")
+    return int(text)
+
+
+def _enroll(arguments: argparse.Namespace) -> int:
+    from agent.enroll import enroll  # noqa: PLC0415 - the other commands need none of it
+
+    arguments.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    enrollment = enroll(arguments.invite, arguments.state)
+    if arguments.json:
+        _print(msgspec.json.encode(enrollment).decode())
+    else:
+        suffix = "" if arguments.state == default_state_dir() else f" --state {arguments.state}"
+        _print(f"Enrolled as {enrollment.device_id}. Start the agent with: fleet-agent run{suffix}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from agent.daemon import Daemon  # noqa: PLC0415 - the other commands need none of it
+    from agent.logs import start_logging  # noqa: PLC0415 - the other commands need none of it
+
+    if not arguments.state.is_dir():
+        raise IdentityError(
+            f"this device is not enrolled ({arguments.state} does not exist): run `fleetctl devices invite` on the "
+            f"operator's machine and paste the line that it prints, `fleet-agent enroll <invite>`, here"
+        )
+    handlers = start_logging(arguments.state)
+    try:
+        Daemon(arguments.state).run()
+    finally:
+        for handler in handlers:
+            handler.close()
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        raw = client.status()
+    _print(msgspec.json.encode(raw).decode() if arguments.json else as_table(msgspec.convert(raw, AgentStatus)))
+    return 0
+
+
+def _infer(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        inputs = [tensor.name for tensor in client.metadata(arguments.model).inputs]
+        answer = client.infer(arguments.model, _read_inputs(arguments.input, inputs))
+    _print(msgspec.json.encode(_as_json(answer)).decode() if arguments.json else _as_text(answer))
+    return 0
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from agent.logs import follow, last_lines  # noqa: PLC0415 - the other commands need none of it
+
+    following = follow(arguments.state) if arguments.follow else iter(())
+    for line in last_lines(arguments.state, arguments.n):
+        _print(msgspec.json.encode(line).decode() if arguments.json else str(line))
+    for line in following:
+        _print(msgspec.json.encode(line).decode() if arguments.json else str(line))
+    return 0
+
+
+def _client(arguments: argparse.Namespace) -> LocalClient:
+    return LocalClient(arguments.state / "agent.sock")
+
+
+def _read_inputs(source: str, names: list[str]) -> dict[str, bytes | list[Any]]:
+    """Return the inputs that `source` holds, by name."""
+    raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    if source.endswith(".bin"):
+        return {_only(names): raw}
+    try:
+        data = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise AgentError(f"{source}: expected JSON, {error}; name a file of raw bytes *.bin") from error
+    if isinstance(data, dict):
+        return data
+    return {_only(names): data}
+
+
+def _only(names: list[str]) -> str:
+    if len(names) != 1:
+        raise AgentError(f'the model has the inputs {", ".join(names)}: name each, as in {{"{names[0]}": …}}')
+    return names[0]
+
+
+def _as_json(answer: Answer) -> dict[str, object]:
+    outputs = {
+        name: {"datatype": o.datatype, "shape": o.shape, "values": o.values, "labels": o.labels}
+        for name, o in answer.outputs.items()
+    }
+    return {"model": answer.model, "version": answer.version, "outputs": outputs}
+
+
+def _as_text(answer: Answer) -> str:
+    lines = [f"{answer.model} {answer.version}"]
+    for name, output in answer.outputs.items():
+        shown = ", ".join(f"{value:.6g}" for value in output.values[:16])
+        more = f", … {len(output.values)} in all" if len(output.values) > 16 else ""
+        label = f"  → {', '.join(output.labels)}" if output.labels else ""
+        lines.append(f"  {name} {output.datatype}{list(output.shape)}: {shown}{more}{label}")
+    return "\n".join(lines)
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - what a command is asked for
+
+
+def _complain(error: Exception, status: int) -> int:
+    print(f"fleet-agent: {error}", file=sys.stderr)  # noqa: T201 - why a command failed
+    return status

@@ -1,0 +1,61 @@
+"""The engine with its memory: every event is a step, every step is stored before anything follows from it."""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from agent.clock import Clock
+from agent.engine import actions, step
+from agent.engine.actions import Action
+from agent.engine.events import Event, Started
+from agent.errors import StateError
+from agent.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+class Core:
+    """The one owner of the engine's state. `act` carries out an action; it may post further events."""
+
+    def __init__(self, store: Store, clock: Clock, session: int, act: Callable[[Action], None]) -> None:
+        self.state = store.load()
+        self.has_news = False
+        """Whether receipts were stored, or slots changed, since the owner last looked."""
+        self.is_stalled = False
+        """Whether the last step could not be stored; `drain` tries it again."""
+        self._store = store
+        self._clock = clock
+        self._session = session
+        self._act = act
+        self._events: deque[Event] = deque((Started(),))
+
+    def post(self, event: Event) -> None:
+        """Let the engine hear of `event` at the next `drain`."""
+        self._events.append(event)
+
+    def drain(self) -> None:
+        """Take every event that waits, and those that follow from it."""
+        while self._events:
+            event = self._events[0]
+            state, todo = step(self.state, event, self._clock.monotonic_ms())
+            receipts = [action for action in todo if isinstance(action, actions.EmitReceipt)]
+            try:
+                self._store.save(self.state, state, receipts, at_ms=self._clock.wall_ms(), session=self._session)
+            except StateError as error:
+                if not self.is_stalled:
+                    _log.error("%s; what runs goes on running, the step is tried again", error)
+                self.is_stalled = True
+                return
+            self.is_stalled = False
+            self._events.popleft()
+            self.state = state
+            self.has_news |= bool(receipts) or actions.Announce() in todo
+            for action in todo:
+                self._log(action)
+                self._act(action)
+
+    def _log(self, action: Action) -> None:
+        if isinstance(action, actions.EmitReceipt) and action.progress is None:
+            why = f": {action.reason.message}" if action.reason else ""
+            level = logging.WARNING if action.reason else logging.INFO
+            _log.log(level, "%s %s %s%s", action.model, action.version, action.state, why)

@@ -1,0 +1,316 @@
+"""The agent: one loop that owns the engine and the store, and everything that is wired to it.
+
+The network thread, the worker and the requests only put things into the inbox. What is committed is served from the
+disk before the network is even tried, and goes on being served whatever happens there.
+"""
+
+import fcntl
+import logging
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from agent.clock import Clock, SystemClock
+from agent.core import Core
+from agent.documents import Documents
+from agent.download import Downloads
+from agent.engine import next_deadline_ms
+from agent.engine.actions import Action
+from agent.engine.events import Event, Faulted, Planned, Stopping, Ticked
+from agent.errors import AgentError, StateError
+from agent.executor import Executor
+from agent.files import Files
+from agent.host import ModelHost
+from agent.identity import load_identity
+from agent.inbox import Inbox
+from agent.installer import Installer
+from agent.jobs import Assembled, Done, Jobs, Result
+from agent.mqtt import Endpoint, Link, LinkDown, LinkUp, Message, Oversize
+from agent.policy import capacity_of, load_policy
+from agent.runtime import ModelError
+from agent.service import LocalService
+from agent.status import AgentStatus, model_statuses
+from agent.store import Store
+from agent.telemetry import Telemetry
+from agent.trust import Document, Trust
+from agent.uplink import AGENT_VERSION, Uplink
+from agent.usage import UsageMeter
+from agent.worker import Worker
+from protocol import limits
+from protocol.errors import ProtocolError
+from protocol.messages import Ack, Reason
+
+SOCKET_NAME: Final = "agent.sock"
+INBOX_CAPACITY: Final = 256
+BUSY_TICK_MS: Final = 250
+IDLE_TICK_MS: Final = 5_000
+WORKER_GRACE_S: Final = 15.0
+
+_log = logging.getLogger(__name__)
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """A signal asked the agent to end."""
+
+
+Item = LinkUp | LinkDown | Message | Oversize | Faulted | Stop | Result
+
+
+class Daemon:
+    """A running agent. Raises AgentError where it cannot start."""
+
+    def __init__(self, state_dir: Path, clock: Clock | None = None, rng: random.Random | None = None) -> None:
+        self._clock = clock or SystemClock()
+        rng = rng or random.Random()  # noqa: S311 - jitter
+        self._identity = identity = load_identity(state_dir)
+        policy = load_policy(state_dir)
+        capacity = capacity_of(policy)
+        self._lock = _lock(state_dir)
+        self._inbox: Inbox[Item] = Inbox(INBOX_CAPACITY)
+        self._worker: Worker[Item] = Worker(self._inbox.put)
+        self._store = Store(state_dir / "agent.db")
+        self._session = self._store.next_session()
+        self._core = Core(self._store, self._clock, self._session, self._act)
+        self._meter = UsageMeter()
+        self._host = ModelHost(self._meter, self._on_fault)
+        self._files = Files(state_dir / "files", policy.disk_quota_bytes)
+        self._trust = Trust(identity, state_dir / "tuf", self._store)
+        self._installer = Installer(self._files, capacity, lambda: self._trust.targets)
+        jobs = Jobs(self._worker.submit, self._installer, self._files)
+        self._executor = Executor(self._host, self._files, self._installer, jobs, self._core.post)
+        self._uplink = Uplink(identity, self._store, self._session, capacity)
+        endpoint = Endpoint(
+            url=identity.mqtt_url,
+            client_id=identity.device_id,
+            identity_folder=identity.folder,
+            protocol=policy.mqtt_protocol,
+        )
+        self._link = Link(endpoint, lambda: self._uplink.death(self._clock.wall_ms()), self._inbox.put, rng)
+        self._uplink.attach(self._link)
+        self._documents = Documents(self._trust, self._core.post, self._uplink.want)
+        around = _Around(self._link, self._uplink, self._core, jobs)
+        self._downloads = Downloads(self._files, identity.topics, around, rng)
+        self._telemetry = Telemetry(self._meter, session=self._session, now_ms=self._clock.wall_ms())
+        self._service = LocalService(state_dir / SOCKET_NAME, self._host, self.status)
+        self._backlog = self._store.backlog()
+        self._kinds: dict[str, Document | Literal["ack"]] = {}
+        self._link_problem: str | None = None
+        self._telemetry_due_ms = 0
+        self._is_stopping = False
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._inbox.put_now(Stop()))
+        try:
+            self._start()
+            while not self._is_stopping:
+                item = self._inbox.take(self._wait_s())
+                if item is not None:
+                    self._handle(item)
+                self._tick()
+        finally:
+            self._close()
+
+    def status(self) -> AgentStatus:
+        """Return how the agent fares. From any thread."""
+        state, backlog = self._core.state, self._backlog
+        return AgentStatus(
+            device_id=self._identity.device_id,
+            agent_version=AGENT_VERSION,
+            session=self._session,
+            broker=self._identity.mqtt_url,
+            is_connected=self._link.is_connected,
+            link_problem=self._link_problem,
+            director_version=state.director_version,
+            problems=dict(self._documents.problems),
+            unsent_receipts=backlog.receipts,
+            unsent_telemetry=backlog.telemetry,
+            models=model_statuses(state, self._telemetry.answered()),
+        )
+
+    # --- the main loop
+
+    def _start(self) -> None:
+        _log.info("fleet-agent %s starts as %s, start %d", AGENT_VERSION, self._identity.device_id, self._session)
+        self._core.drain()  # serves what is committed, from the disk
+        self._service.start()
+        topics, device = self._identity.topics, self._identity.device_id
+        self._kinds = {
+            topics.timestamp: "timestamp",
+            topics.metadata: "metadata",
+            topics.director(device): "director",
+            topics.ack(device): "ack",
+        }
+        self._link.subscribe(
+            {
+                topics.timestamp: limits.MAX_TIMESTAMP_BYTES,
+                topics.metadata: limits.MAX_METADATA_SET_BYTES,
+                topics.director(device): limits.MAX_DIRECTOR_BYTES,
+                topics.ack(device): limits.MAX_ACK_BYTES,
+            }
+        )
+        self._telemetry_due_ms = self._now_ms() + self._telemetry_interval_ms()
+        self._link.start()
+
+    def _handle(self, item: Item) -> None:
+        match item:
+            case Message():
+                self._on_message(item.topic, item.payload)
+            case Oversize():
+                self._on_oversize(item)
+            case LinkUp():
+                self._on_link_up()
+            case LinkDown():
+                if item.reason != self._link_problem:
+                    _log.warning("no connection to the broker: %s; trying on", item.reason)
+                self._link_problem = item.reason
+            case Done():
+                self._on_done(item.event)
+            case Assembled():
+                self._downloads.assembled(item.file, item.error, self._now_ms())
+            case Faulted():
+                self._core.post(item)
+            case Stop():
+                self._is_stopping = True
+
+    def _tick(self) -> None:
+        """Do everything that is due, and let the engine take what was posted."""
+        now_ms, wall_ms = self._now_ms(), self._clock.wall_ms()
+        deadline = next_deadline_ms(self._core.state)
+        if deadline is not None and now_ms >= deadline:
+            self._core.post(Ticked())
+        if now_ms >= self._telemetry_due_ms:
+            self._take_telemetry(wall_ms)
+        self._downloads.tick(now_ms)
+        self._core.drain()
+        if self._link.is_connected:
+            self._documents.tick(wall_ms=wall_ms, now_ms=now_ms)
+            self._uplink.reports.tick(now_ms)
+        self._core.drain()
+        if self._core.has_news:
+            self._core.has_news = False
+            self._uplink.announce(self._core.state, wall_ms)
+            self._uplink.reports.flush(now_ms)
+            self._backlog = self._store.backlog()
+
+    def _wait_s(self) -> float:
+        now_ms = self._now_ms()
+        is_busy = self._downloads.is_busy or self._core.is_stalled
+        due = [now_ms + (BUSY_TICK_MS if is_busy else IDLE_TICK_MS), self._telemetry_due_ms]
+        deadline = next_deadline_ms(self._core.state)
+        return max(min(due if deadline is None else [*due, deadline]) - now_ms, 0) / 1000
+
+    # --- what happens
+
+    def _on_message(self, topic: str, payload: bytes) -> None:
+        kind = self._kinds.get(topic)
+        if kind is None:
+            self._downloads.receive(topic, payload, self._now_ms())
+        elif kind == "ack":
+            self._on_ack(payload)
+        else:
+            self._documents.receive(kind, payload, wall_ms=self._clock.wall_ms(), now_ms=self._now_ms())
+
+    def _on_ack(self, payload: bytes) -> None:
+        if not payload:
+            return
+        try:
+            is_ours = self._store.acknowledge(Ack.from_bytes(payload))
+        except (ProtocolError, StateError) as error:
+            _log.warning("ack not accepted: %s", error)
+            return
+        if is_ours:
+            self._uplink.reports.acknowledged(self._now_ms())
+            self._backlog = self._store.backlog()
+
+    def _on_oversize(self, item: Oversize) -> None:
+        message = f"expected at most {item.limit_bytes:,} bytes on {item.topic}, got {item.size_bytes:,}"
+        kind = self._kinds.get(item.topic)
+        if kind is None or kind == "ack":
+            _log.warning("dropped unread: %s", message)
+        else:
+            self._documents.refuse(kind, Reason.of("limit_exceeded", message))
+
+    def _on_link_up(self) -> None:
+        _log.info("connected to %s", self._identity.mqtt_url)
+        self._link_problem = None
+        self._link.resubscribe()
+        self._uplink.announce(self._core.state, self._clock.wall_ms())
+        self._uplink.reports.restart(self._now_ms())
+
+    def _on_done(self, event: Event) -> None:
+        self._core.post(event)
+        self._core.drain()
+        if isinstance(event, Planned):
+            self._downloads.planned(event.deployment_id, event.candidate, self._now_ms())
+
+    def _on_fault(self, model: str, release: str, error: ModelError) -> None:
+        reason = Reason.of(error.code, f"while answering a request: {error}")
+        self._inbox.put_now(Faulted(model=model, version=release, reason=reason))
+
+    def _take_telemetry(self, wall_ms: int) -> None:
+        self._telemetry_due_ms = self._now_ms() + self._telemetry_interval_ms()
+        try:
+            for record in self._telemetry.take(wall_ms):
+                self._store.add_telemetry(record)
+        except (StateError, OSError) as error:
+            _log.error("telemetry of this interval is lost: %s", error)
+        if self._link.is_connected:
+            self._uplink.reports.flush(self._now_ms())
+        self._backlog = self._store.backlog()
+
+    # --- what is done
+
+    def _act(self, action: Action) -> None:
+        self._executor.act(action, self._core.state, self._downloads, self._now_ms())
+
+    def _close(self) -> None:
+        """End everything, as far as it was begun: nothing that was stored is lost."""
+        _log.info("fleet-agent stops")
+        if self._is_stopping:
+            self._core.post(Stopping())
+            self._core.drain()
+            self._take_telemetry(self._clock.wall_ms())
+        self._inbox.close()
+        self._link.close(self._uplink.death(self._clock.wall_ms()) if self._is_stopping else None)
+        self._service.close()
+        if not self._worker.close(WORKER_GRACE_S):
+            _log.warning("a job of the installation did not end in time")
+        self._downloads.close()
+        self._installer.close()
+        self._host.close()
+        self._store.close()
+        os.close(self._lock)
+
+    def _now_ms(self) -> int:
+        return self._clock.monotonic_ms()
+
+    def _telemetry_interval_ms(self) -> int:
+        return self._core.state.config.telemetry_interval_s * 1000
+
+
+class _Around:
+    """What a download sees of the daemon."""
+
+    def __init__(self, link: Link, uplink: Uplink, core: Core, jobs: Jobs) -> None:
+        self.listen = link.listen
+        self.want = uplink.want
+        self.post = core.post
+        self.plan = jobs.plan
+        self.assemble = jobs.assemble
+
+
+def _lock(state_dir: Path) -> int:
+    """Return the lock that only one agent of a state folder holds."""
+    descriptor = os.open(state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise AgentError(f"another fleet-agent runs on {state_dir}: stop it first, or name another --state") from error
+    return descriptor

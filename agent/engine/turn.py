@@ -1,0 +1,133 @@
+"""One step of one model: the state as it changes, and the actions that it leads to.
+
+Every change of a deployment's state goes through `move`, and `move` asks the lifecycle table.
+"""
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from agent.engine.actions import Abandon, Action, Collect, Download, EmitReceipt, Unload
+from agent.engine.state import MAX_SETTLED, Deployment, Goal, Model
+from protocol.assignment import AgentConfig
+from protocol.lifecycle import DEPLOYMENT, DeploymentState, require
+from protocol.messages import Progress, Reason
+
+ACTIVATED: Final = frozenset({"activated", "committing"})
+"""States in which the release answers requests; only a commit or a rollback leads out of them."""
+
+
+class Turn:
+    """The working copy of one model during one step."""
+
+    def __init__(self, name: str, model: Model, settled: tuple[str, ...], config: AgentConfig, now_ms: int) -> None:
+        self.name = name
+        self.model = model
+        self.settled = settled
+        self.config = config
+        self.now_ms = now_ms
+        self.actions: list[Action] = []
+
+    @property
+    def current(self) -> Deployment:
+        """The deployment in progress; only where there is one."""
+        assert self.model.current is not None
+        return self.model.current
+
+    def set_current(self, deployment: Deployment | None) -> None:
+        """Note what is known about the deployment in progress, without a change of its state."""
+        self.model = replace(self.model, current=deployment)
+
+    def move(
+        self, state: DeploymentState, *, reason: Reason | None = None, measures: dict[str, int] | None = None
+    ) -> None:
+        """Enter `state` and report it; raises TransitionError where the table has no such transition."""
+        current = self.current
+        require(DEPLOYMENT, current.state, state)
+        self.set_current(
+            replace(
+                current,
+                state=state,
+                since_ms=self.now_ms,
+                reported_ms=self.now_ms,
+                measures={**current.measures, **(measures or {})},
+            )
+        )
+        self.report(reason=reason)
+
+    def report(self, *, progress: Progress | None = None, reason: Reason | None = None) -> None:
+        """Emit a receipt of the state that the deployment is in."""
+        current = self.current
+        if not current.is_repair:
+            self.actions.append(
+                EmitReceipt(
+                    model=self.name,
+                    deployment_id=current.goal.deployment_id,
+                    version=current.goal.version,
+                    state=current.state,
+                    progress=progress,
+                    reason=reason,
+                    measures=current.measures,
+                )
+            )
+
+    def settle(self, state: DeploymentState, *, reason: Reason | None = None) -> None:
+        """End the deployment in `state`, and go on with what the assignment wants next."""
+        self.move(state, reason=reason)
+        ended = self.current.goal.deployment_id
+        if state == "succeeded":
+            self.model = replace(self.model, active=self.current.candidate, previous=self.model.active)
+        elif state == "already_installed" and self.model.active:
+            self.model = replace(self.model, active=replace(self.model.active, deployment_id=ended))
+        self.set_current(None)
+        self.settled = (*(d for d in self.settled if d != ended), ended)[-MAX_SETTLED:]
+        self.actions += [Abandon(model=self.name, deployment_id=ended), Collect()]
+        self.pursue()
+
+    def pursue(self) -> None:
+        """Start, replace or give up work until it is the assignment's goal that is worked on."""
+        goal, current = self.model.goal, self.model.current
+        if current is not None and current.state in ACTIVATED:
+            return  # it is committed or rolled back first; then `settle` comes here again
+        if goal is None:
+            if current is not None:
+                self.settle("superseded", reason=Reason.of("withdrawn", "the assignment no longer names this release"))
+        elif current is None:
+            if not self._is_done(goal):
+                self.set_current(Deployment(goal=goal, state="queued", since_ms=self.now_ms))
+                self.move("retrieved")
+                self.begin()
+        elif current.goal.deployment_id != goal.deployment_id:
+            self.settle("superseded", reason=Reason.of("superseded", f"{goal.version} is wanted now"))
+        elif current.state == "retrieved":
+            self.set_current(replace(current, goal=goal))
+            self.begin()
+
+    def begin(self) -> None:
+        """Leave `retrieved` as far as what is known allows."""
+        goal, active = self.current.goal, self.model.active
+        if goal.is_removal:
+            self.model = replace(self.model, active=None, previous=None)
+            self.actions.append(Unload(model=self.name))
+            self.settle("removed")
+        elif goal.refusal is not None:
+            self.settle("rejected", reason=goal.refusal)
+        elif goal.manifest is None:
+            return  # the image repository does not know the release yet: its metadata is on the way
+        elif active is not None and (active.version, active.manifest) == (goal.version, goal.manifest):
+            self.settle("already_installed")
+        else:
+            self.download()
+
+    def download(self) -> None:
+        """Look for the files of the release: also after a restart, since those that are here are not fetched again."""
+        self.move("downloading")
+        goal = self.current.goal
+        assert goal.manifest is not None
+        self.actions.append(
+            Download(model=self.name, deployment_id=goal.deployment_id, version=goal.version, manifest=goal.manifest)
+        )
+
+    def _is_done(self, goal: Goal) -> bool:
+        active = self.model.active
+        return goal.deployment_id in self.settled or (active is not None and active.deployment_id == goal.deployment_id)

@@ -1,0 +1,96 @@
+"""The device's own log: JSON lines in `agent.log`, rotated, and readable lines on standard error.
+
+One event is one line with a time, a level, the part of the agent and a message. Keys, tokens, payloads and tensors
+never appear.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+FILE_NAME: Final = "agent.log"
+MAX_BYTES: Final = 1 << 20
+BACKUPS: Final = 2
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of the log."""
+
+    at: str
+    level: str
+    part: str
+    message: str
+    error: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.at} {self.level:<7} {self.part}: {self.message}"
+        return f"{text}\n{self.error}" if self.error else text
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = LogLine(
+            at=at,
+            level=record.levelname.lower(),
+            part=record.name.removeprefix("agent."),
+            message=record.getMessage(),
+            error=self.formatException(record.exc_info) if record.exc_info else "",
+        )
+        return msgspec.json.encode(line).decode()
+
+
+class _Readable(_JsonLines):
+    def format(self, record: logging.LogRecord) -> str:
+        return str(msgspec.json.decode(super().format(record), type=LogLine))
+
+
+def start_logging(state_dir: Path, level: int = logging.INFO) -> list[logging.Handler]:
+    """Write the log of `agent` from now on; return the handlers, for whoever closes them."""
+    to_file = RotatingFileHandler(state_dir / FILE_NAME, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
+    to_file.setFormatter(_JsonLines())
+    to_screen = logging.StreamHandler(sys.stderr)
+    to_screen.setFormatter(_Readable())
+    logger = logging.getLogger("agent")
+    logger.setLevel(level)
+    logger.propagate = False
+    logger.handlers[:] = [to_file, to_screen]
+    return logger.handlers[:]
+
+
+def last_lines(state_dir: Path, count: int) -> list[LogLine]:
+    """Return the newest `count` lines, oldest first; lines that a loss of power cut off are left out."""
+    lines: list[LogLine] = []
+    for path in (state_dir / FILE_NAME, *(state_dir / f"{FILE_NAME}.{n}" for n in range(1, BACKUPS + 1))):
+        if len(lines) < count and path.exists():
+            lines = [line for raw in path.read_bytes().splitlines() if (line := _parsed(raw))] + lines
+    return lines[-count:]
+
+
+def follow(state_dir: Path, poll_s: float = 0.25) -> Iterator[LogLine]:
+    """Yield lines as they are written, also across rotation; for ever."""
+    path = state_dir / FILE_NAME
+    offset = path.stat().st_size if path.exists() else 0
+    while True:
+        size = path.stat().st_size if path.exists() else 0
+        offset = 0 if size < offset else offset
+        with path.open("rb") if size > offset else open("/dev/null", "rb") as file:  # noqa: PTH123 - nothing to read
+            file.seek(offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+            offset += len(whole) + len(newline)
+        yield from (line for raw in whole.splitlines() if (line := _parsed(raw)))
+        time.sleep(poll_s)
+
+
+def _parsed(raw: bytes) -> LogLine | None:
+    try:
+        return msgspec.json.decode(raw, type=LogLine)
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,59 @@
+"""What the device's owner allows models to take: `policy.toml` in the state folder, or the defaults below.
+
+max_model_memory_bytes = 134217728   # of one instance
+max_stack_kib          = 1024
+max_deadline_ms        = 10000       # of one inference
+disk_quota_bytes       = 1073741824  # of all model files together
+"""
+
+import os
+import platform
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from agent.errors import PolicyError
+from agent.runtime import engine_features, runtime_name
+from protocol import limits
+from protocol.admission import Capacity
+
+FILE_NAME = "policy.toml"
+_Positive = Annotated[int, msgspec.Meta(gt=0, le=limits.MAX_INTEGER)]
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Upper bounds for any model on this device."""
+
+    max_model_memory_bytes: _Positive = limits.DEFAULT_MEMORY_CAP_BYTES
+    max_stack_kib: _Positive = max(limits.STACK_CLASSES_KIB)
+    max_deadline_ms: _Positive = 10_000
+    disk_quota_bytes: _Positive = 1024 * limits.MIB
+    mqtt_protocol: Literal["auto", "5", "3.1.1"] = "auto"
+
+
+def load_policy(state_dir: Path) -> Policy:
+    """Return the policy of this device; raises PolicyError when the file is there but not valid."""
+    path = state_dir / FILE_NAME
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text()), Policy)
+    except FileNotFoundError:
+        return Policy()
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, OSError) as error:
+        raise PolicyError(f"{path}: {error}. Correct it, or delete it to have the defaults") from error
+
+
+def capacity_of(policy: Policy) -> Capacity:
+    """Return what this device offers to models."""
+    return Capacity(
+        arch=platform.machine(),
+        cpus=os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        features=engine_features(),
+        runtime=runtime_name(),
+        max_model_memory_bytes=policy.max_model_memory_bytes,
+        max_stack_kib=policy.max_stack_kib,
+        max_deadline_ms=policy.max_deadline_ms,
+        disk_quota_bytes=policy.disk_quota_bytes,
+    )

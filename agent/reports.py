@@ -1,0 +1,91 @@
+"""Sending what the store has kept for the controller, in signed batches, until the controller says it has it.
+
+The broker's own acknowledgement proves nothing: a batch counts as delivered when the retained Ack covers it. What
+stays unanswered is sent again, ever more patiently, and at every new connection.
+"""
+
+from collections.abc import Callable
+from typing import Final, Literal, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from agent import faults
+from agent.store import Store
+from protocol import limits
+from protocol.identifiers import DeviceId
+from protocol.messages import Receipt, ReceiptBatch, TelemetryBatch, TelemetryRecord, seal_batch
+
+MAX_OPEN_BATCHES: Final = 8
+FIRST_PATIENCE_MS: Final = 30_000
+MAX_PATIENCE_MS: Final = 600_000
+
+Outbox = Literal["receipts", "telemetry"]
+Publish = Callable[[Outbox, bytes], bool]
+T = TypeVar("T", Receipt, TelemetryRecord)
+
+
+class Reports:
+    """What has been sent over the present connection, and when to send again."""
+
+    def __init__(self, store: Store, device: DeviceId, key: Ed25519PrivateKey, publish: Publish) -> None:
+        self._store = store
+        self._device = device
+        self._key = key
+        self._publish = publish
+        self._sent: dict[Outbox, int] = {"receipts": 0, "telemetry": 0}
+        self._open_batches = 0
+        self._patience_ms = FIRST_PATIENCE_MS
+        self._sent_ms = 0
+
+    def restart(self, now_ms: int) -> None:
+        """A new connection: send everything again that was not acknowledged."""
+        self._sent = {"receipts": 0, "telemetry": 0}
+        self._open_batches = 0
+        self.flush(now_ms)
+
+    def acknowledged(self, now_ms: int) -> None:
+        """The controller answered: go on."""
+        self._open_batches = 0
+        self._patience_ms = FIRST_PATIENCE_MS
+        self.flush(now_ms)
+
+    def tick(self, now_ms: int) -> None:
+        """Send again what stayed unanswered for too long."""
+        if self._open_batches and now_ms - self._sent_ms >= self._patience_ms:
+            self._patience_ms = min(self._patience_ms * 2, MAX_PATIENCE_MS)
+            self.restart(now_ms)
+
+    def flush(self, now_ms: int) -> None:
+        """Send what is new, receipts first."""
+        while self._open_batches < MAX_OPEN_BATCHES and (self._send_receipts() or self._send_telemetry()):
+            self._open_batches += 1
+            self._sent_ms = now_ms
+
+    def _send_receipts(self) -> bool:
+        found = self._store.receipts(after=self._sent["receipts"], limit=limits.MAX_RECEIPTS_PER_BATCH)
+        faults.reach("receipts.before_publish")
+        is_sent = self._send("receipts", found, self._seal_receipts)
+        faults.reach("receipts.after_publish")
+        return is_sent
+
+    def _send_telemetry(self) -> bool:
+        found = self._store.telemetry(after=self._sent["telemetry"], limit=limits.MAX_RECEIPTS_PER_BATCH)
+        return self._send("telemetry", found, self._seal_telemetry)
+
+    def _send(self, outbox: Outbox, found: tuple[T, ...], seal: Callable[[tuple[T, ...]], bytes]) -> bool:
+        if not found:
+            return False
+        while len(raw := seal(found)) > limits.MAX_REPORT_BYTES and len(found) > 1:
+            found = found[: len(found) // 2]
+        if not self._publish(outbox, raw):
+            return False
+        self._sent[outbox] = found[-1].seq
+        return True
+
+    def _seal_receipts(self, receipts: tuple[Receipt, ...]) -> bytes:
+        batch = ReceiptBatch(device_id=self._device, stream=self._store.stream, receipts=receipts)
+        return seal_batch(batch, self._key)
+
+    def _seal_telemetry(self, records: tuple[TelemetryRecord, ...]) -> bytes:
+        batch = TelemetryBatch(device_id=self._device, stream=self._store.stream, records=records)
+        return seal_batch(batch, self._key)

@@ -1,0 +1,252 @@
+"""The agent's memory: one SQLite file that survives a loss of power at any instruction.
+
+Owns the engine's state, the reports that the controller has not yet stored, the version floors of both trust
+domains and the counters. A change of state and the receipts that report it are one transaction. One thread only.
+"""
+
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agent import faults
+from agent.engine import Model, State
+from agent.engine.actions import EmitReceipt
+from agent.errors import StateError
+from protocol.assignment import AgentConfig
+from protocol.messages import Ack, Receipt, TelemetryRecord
+
+MAX_TELEMETRY_RECORDS: Final = 5_000
+"""Older records are dropped, and counted, when a device was away for longer than that."""
+
+_SCHEMA: Final = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE models (name TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT;
+    CREATE TABLE floors (role TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT;
+    CREATE TABLE receipts (
+        seq INTEGER PRIMARY KEY, deployment_id TEXT NOT NULL, is_progress INTEGER NOT NULL, payload TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE telemetry (seq INTEGER PRIMARY KEY, payload TEXT NOT NULL) STRICT;
+    """,
+)
+"""One script for each version of the schema; `PRAGMA user_version` says how many were run."""
+
+
+class _Device(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the engine's state that belongs to no model."""
+
+    settled: tuple[str, ...] = ()
+    config: AgentConfig = AgentConfig()
+    director_version: int = 0
+
+
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is waiting to be stored by the controller."""
+
+    receipts: int
+    telemetry: int
+    dropped_telemetry: int
+
+
+class Store:
+    """The open database."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+        except sqlite3.Error as error:
+            raise StateError(f"cannot open {path}: {error}") from error
+        try:
+            self._open()
+        except sqlite3.Error as error:
+            self._db.close()
+            raise StateError(f"{path} is not usable: {error}. Move it away; the agent then starts anew") from error
+        except StateError:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Close the database. Closing twice does nothing."""
+        self._db.close()
+
+    # --- the engine's state
+
+    def load(self) -> State:
+        """Return the engine's state as it was last saved."""
+        device = msgspec.json.decode(self._meta("device", "{}"), type=_Device)
+        rows = self._db.execute("SELECT name, state FROM models").fetchall()
+        return State(
+            models={name: msgspec.json.decode(state, type=Model) for name, state in rows},
+            settled=device.settled,
+            config=device.config,
+            director_version=device.director_version,
+        )
+
+    def save(
+        self, old: State, new: State, receipts: Iterable[EmitReceipt], *, at_ms: int, session: int
+    ) -> tuple[Receipt, ...]:
+        """Store what changed from `old` to `new`, and the receipts that report it, all or nothing."""
+        emitted = tuple(receipts)
+        if old == new and not emitted:
+            return ()
+        faults.reach("state.before_commit")
+        with self._transaction():
+            self._save_state(old, new)
+            stored = tuple(self._add_receipt(emit, at_ms, session) for emit in emitted)
+        faults.reach("state.after_commit")
+        return stored
+
+    def next_session(self) -> int:
+        """Count one more start of the agent."""
+        with self._transaction():
+            session = int(self._meta("session", "0")) + 1
+            self._set_meta("session", str(session))
+        return session
+
+    # --- trust
+
+    def floors(self) -> dict[str, int]:
+        """Return the highest version accepted of each role."""
+        return dict(self._db.execute("SELECT role, version FROM floors"))
+
+    def raise_floors(self, versions: dict[str, int], *, signed_time_ms: int = 0) -> None:
+        """Remember accepted versions, and the newest time that was signed; neither ever falls."""
+        known = self.floors()
+        risen = {role: version for role, version in versions.items() if version > known.get(role, 0)}
+        is_later = signed_time_ms > self.signed_time_ms()
+        if not risen and not is_later:
+            return
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO floors VALUES (?, ?)", risen.items())
+            if is_later:
+                self._set_meta("signed_time_ms", str(signed_time_ms))
+
+    def signed_time_ms(self) -> int:
+        """Return the newest issue time that was signed by the fleet's director."""
+        return int(self._meta("signed_time_ms", "0"))
+
+    # --- reports
+
+    @property
+    def stream(self) -> str:
+        """The name of this memory: another one after it was lost."""
+        return self._meta("stream", "")
+
+    def receipts(self, *, after: int, limit: int) -> tuple[Receipt, ...]:
+        """Return receipts in order, from the first behind `after`."""
+        rows = self._db.execute("SELECT payload FROM receipts WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+        return tuple(msgspec.json.decode(payload, type=Receipt) for (payload,) in rows)
+
+    def telemetry(self, *, after: int, limit: int) -> tuple[TelemetryRecord, ...]:
+        """Return telemetry records in order, from the first behind `after`."""
+        rows = self._db.execute("SELECT payload FROM telemetry WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+        return tuple(msgspec.json.decode(payload, type=TelemetryRecord) for (payload,) in rows)
+
+    def add_telemetry(self, record: TelemetryRecord) -> TelemetryRecord:
+        """Store a record under the next sequence number; the oldest goes when there are too many."""
+        with self._transaction():
+            numbered = msgspec.structs.replace(record, seq=self._next_seq("telemetry"))
+            self._db.execute("INSERT INTO telemetry VALUES (?, ?)", (numbered.seq, _json(numbered)))
+            surplus = self._db.execute(
+                "DELETE FROM telemetry WHERE seq IN (SELECT seq FROM telemetry ORDER BY seq DESC LIMIT -1 OFFSET ?)",
+                (MAX_TELEMETRY_RECORDS,),
+            ).rowcount
+            if surplus:
+                self._set_meta("dropped_telemetry", str(int(self._meta("dropped_telemetry", "0")) + surplus))
+        faults.reach("telemetry.stored")
+        return numbered
+
+    def acknowledge(self, ack: Ack) -> bool:
+        """Forget what the controller has stored; return whether `ack` was about this memory and made sense."""
+        issued = int(self._meta("receipts_seq", "0")), int(self._meta("telemetry_seq", "0"))
+        if ack.stream != self.stream or ack.receipts > issued[0] or ack.telemetry > issued[1]:
+            return False
+        faults.reach("ack.before_delete")
+        with self._transaction():
+            self._db.execute("DELETE FROM receipts WHERE seq <= ?", (ack.receipts,))
+            self._db.execute("DELETE FROM telemetry WHERE seq <= ?", (ack.telemetry,))
+        return True
+
+    def backlog(self) -> Backlog:
+        """Return how much the controller has not yet stored."""
+        counts = [self._db.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("receipts", "telemetry")]  # noqa: S608 - two constants
+        return Backlog(
+            receipts=counts[0], telemetry=counts[1], dropped_telemetry=int(self._meta("dropped_telemetry", "0"))
+        )
+
+    # --- inside
+
+    def _open(self) -> None:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000"):
+            self._db.execute(f"PRAGMA {pragma}")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_SCHEMA):
+            raise StateError(f"expected a state of version {len(_SCHEMA)}, got {version}: update fleet-agent")
+        for number, script in enumerate(_SCHEMA[version:], version + 1):
+            self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+        if not self.stream:
+            self._set_meta("stream", uuid.uuid4().hex)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise StateError(f"cannot write the agent's state: {error}") from error
+
+    def _save_state(self, old: State, new: State) -> None:
+        for name in old.models.keys() - new.models.keys():
+            self._db.execute("DELETE FROM models WHERE name = ?", (name,))
+        for name, model in new.models.items():
+            if model != old.models.get(name):
+                self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (name, _json(model)))
+        device = _Device(settled=new.settled, config=new.config, director_version=new.director_version)
+        if device != _Device(settled=old.settled, config=old.config, director_version=old.director_version):
+            self._set_meta("device", _json(device))
+
+    def _add_receipt(self, emit: EmitReceipt, at_ms: int, session: int) -> Receipt:
+        receipt = Receipt(
+            seq=self._next_seq("receipts"),
+            deployment_id=emit.deployment_id,
+            model=emit.model,
+            version=emit.version,
+            state=emit.state,
+            at_ms=at_ms,
+            session=session,
+            progress=emit.progress,
+            reason=emit.reason,
+            measures=emit.measures,
+        )
+        is_progress = emit.progress is not None
+        if is_progress:  # only the latest progress is worth keeping while nobody listens
+            self._db.execute("DELETE FROM receipts WHERE deployment_id = ? AND is_progress = 1", (emit.deployment_id,))
+        self._db.execute(
+            "INSERT INTO receipts VALUES (?, ?, ?, ?)",
+            (receipt.seq, receipt.deployment_id, is_progress, _json(receipt)),
+        )
+        return receipt
+
+    def _next_seq(self, outbox: str) -> int:
+        seq = int(self._meta(f"{outbox}_seq", "0")) + 1
+        self._set_meta(f"{outbox}_seq", str(seq))
+        return seq
+
+    def _meta(self, key: str, default: str) -> str:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else default
+
+    def _set_meta(self, key: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
+def _json(value: msgspec.Struct) -> str:
+    return msgspec.json.encode(value).decode()

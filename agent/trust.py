@@ -1,0 +1,202 @@
+"""What this device believes: both trust domains, and what they say together.
+
+Takes the three retained messages in any order and any number of times, and judges what it has. A release is a goal
+only when the director's document and the image repository name the same manifest. Nothing here stops what already
+runs: a judgement can only fail to bring something new.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+import msgspec
+from tuf.api.metadata import Root, Targets
+
+from agent import faults
+from agent.clock import BUILD_TIME_MS, trusted_now
+from agent.engine import Goal
+from agent.engine.events import AssignmentAccepted
+from agent.identity import Identity
+from agent.image_repository import ImageRepository, floor_name, write_synced
+from protocol import limits
+from protocol.assignment import AssignedRelease, VerifiedAssignment, verify_assignment
+from protocol.errors import LimitExceededError, ProtocolError
+from protocol.identifiers import Digest
+from protocol.manifest import FileRef
+from protocol.messages import Reason
+from protocol.repository import MetadataSet, walk_roots
+
+Document = Literal["timestamp", "metadata", "director"]
+_DAY_MS: Final = 86_400_000
+
+
+class FloorStore(Protocol):
+    """Where the highest accepted versions are kept."""
+
+    def floors(self) -> dict[str, int]:
+        """Return the highest version accepted of each role."""
+
+    def raise_floors(self, versions: dict[str, int], *, signed_time_ms: int = 0) -> None:
+        """Remember accepted versions, and the newest time that was signed."""
+
+    def signed_time_ms(self) -> int:
+        """Return the newest signed time."""
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows from the documents at hand."""
+
+    assignment: AssignmentAccepted | None = None
+    """What the device must do, if a director document is accepted."""
+    problems: dict[Document, Reason] = {}
+    """Why a document is not believed."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether image metadata is missing: a part of it, or a release that the director names."""
+        goals = self.assignment.goals.values() if self.assignment else ()
+        reasons = self.problems.values()
+        return any(not (g.is_removal or g.manifest or g.refusal) for g in goals) or any(
+            reason.code == "incomplete" for reason in reasons
+        )
+
+
+class Trust:
+    """The documents at hand, and what was accepted before."""
+
+    def __init__(self, identity: Identity, folder: Path, store: FloorStore) -> None:
+        self._identity = identity
+        self._store = store
+        self._image = ImageRepository(folder / "image", identity.image_root)
+        self._director_root_path = folder / "director_root.json"
+        self._documents: dict[Document, bytes] = {}
+        self._set: MetadataSet | None = None
+        self._set_raw = b""
+        self._refreshed: tuple[bytes, bytes] | None = None
+
+    @property
+    def targets(self) -> Targets | None:
+        """The image repository's newest accepted targets."""
+        return self._image.targets
+
+    def judge(self, document: Document, raw: bytes, wall_ms: int) -> Judgement:
+        """Take a document that arrived and judge everything anew."""
+        self._documents[document] = raw
+        return self.judge_again(wall_ms)
+
+    def judge_again(self, wall_ms: int) -> Judgement:
+        """Judge what is at hand: time has passed, or the clock was set."""
+        now = trusted_now(wall_ms, self._store.signed_time_ms())
+        problems: dict[Document, Reason] = {}
+        assignment = None
+        steps: tuple[tuple[Document, Callable[[], None]], ...] = (
+            ("metadata", self._open_set),
+            ("timestamp", lambda: self._refresh_image(now)),
+        )
+        for document, judge_it in steps:
+            try:
+                judge_it()
+            except (ProtocolError, OSError) as error:
+                problems[document] = _reason(error)
+        try:
+            assignment = self._judge_director(now, wall_ms)
+        except (ProtocolError, OSError) as error:
+            problems["director"] = _reason(error)
+        return Judgement(assignment=assignment, problems=problems)
+
+    def _open_set(self) -> None:
+        raw = self._documents.get("metadata")
+        if raw is None or raw == self._set_raw:
+            return
+        opened = MetadataSet.from_bytes(raw)
+        self._follow_director_roots(opened)
+        self._set, self._set_raw = opened, raw
+
+    def _refresh_image(self, now: datetime) -> None:
+        timestamp = self._documents.get("timestamp")
+        if timestamp is None or self._set is None:
+            return
+        state = (timestamp, self._documents["metadata"])
+        if state == self._refreshed:
+            return
+        if len(timestamp) > limits.MAX_TIMESTAMP_BYTES:
+            raise LimitExceededError(
+                f"expected a timestamp of at most {limits.MAX_TIMESTAMP_BYTES:,} bytes, got {len(timestamp):,}"
+            )
+        versions = self._image.refresh(self._set.image, timestamp, self._store.floors(), now)
+        self._store.raise_floors(versions)
+        self._refreshed = state
+        faults.reach("trust.floors_stored")
+
+    def _judge_director(self, now: datetime, wall_ms: int) -> AssignmentAccepted | None:
+        raw = self._documents.get("director")
+        if raw is None:
+            return None
+        root = self._director_root()
+        floor = floor_name("director", root, "targets")
+        verified = verify_assignment(
+            raw,
+            root=root,
+            device_id=self._identity.device_id,
+            version_floor=self._store.floors().get(floor, 0),
+            now=now,
+        )
+        issued_ms = verified.assignment.issued_at_ms
+        if wall_ms >= BUILD_TIME_MS:  # a clock that seems to be right is not led astray by a controller's wrong one
+            issued_ms = min(issued_ms, wall_ms + _DAY_MS)
+        self._store.raise_floors({floor: verified.version}, signed_time_ms=issued_ms)
+        return agree(verified, self._image.targets if self._refreshed else None)
+
+    def _director_root(self) -> Root:
+        return walk_roots(self._trusted_director_root(), {}).signed
+
+    def _trusted_director_root(self) -> bytes:
+        try:
+            raw = self._director_root_path.read_bytes()
+            walk_roots(raw, {})
+        except (OSError, ProtocolError):
+            return self._identity.director_root
+        return raw
+
+    def _follow_director_roots(self, opened: MetadataSet) -> None:
+        trusted = self._trusted_director_root()
+        newest = walk_roots(trusted, opened.director).signed.version
+        if newest > walk_roots(trusted, {}).signed.version:
+            write_synced(self._director_root_path, opened.director[f"{newest}.root.json"].encode())
+
+
+def agree(verified: VerifiedAssignment, targets: Targets | None) -> AssignmentAccepted:
+    """Return the goals of an assignment: releases are named by both domains, or refused, or still unknown to one."""
+    assignment = verified.assignment
+    goals = {
+        removal.model: Goal(deployment_id=removal.deployment_id, version=removal.version, is_removal=True)
+        for removal in assignment.removals
+    }
+    for release in assignment.releases:
+        goals[release.model] = _goal(release, verified.digests[release.target_path], targets)
+    return AssignmentAccepted(
+        version=verified.version, goals=goals, canceled=assignment.canceled, config=assignment.config
+    )
+
+
+def _goal(release: AssignedRelease, digest: Digest, targets: Targets | None) -> Goal:
+    goal = Goal(deployment_id=release.deployment_id, version=release.version)
+    entry = targets.targets.get(release.target_path) if targets else None
+    if entry is None:
+        return goal
+    signed = entry.hashes.get("sha256")
+    if signed != digest:
+        message = (
+            f"the director and the image repository name different manifests for {release.model} {release.version}: "
+            f"{digest[:12]} and {str(signed)[:12]}. Find out who signed the director document"
+        )
+        return msgspec.structs.replace(goal, refusal=Reason.of("domains_disagree", message))
+    if not 0 < entry.length <= limits.MAX_MANIFEST_BYTES:
+        message = f"expected a manifest of 1 to {limits.MAX_MANIFEST_BYTES:,} bytes, got {entry.length:,}"
+        return msgspec.structs.replace(goal, refusal=Reason.of("limit_exceeded", message))
+    return msgspec.structs.replace(goal, manifest=FileRef(digest=digest, size=entry.length))
+
+
+def _reason(error: ProtocolError | OSError) -> Reason:
+    return Reason.of(error.code if isinstance(error, ProtocolError) else "disk", str(error))

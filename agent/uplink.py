@@ -1,0 +1,62 @@
+"""What this device says: birth and death, wants, and the reports that the store keeps."""
+
+from importlib.metadata import version
+from typing import Final
+
+from agent.engine import State, slots
+from agent.identity import Identity
+from agent.mqtt import Link
+from agent.reports import Outbox, Reports
+from agent.store import Store
+from protocol.admission import Capacity
+from protocol.messages import Liveness, Want, seal_liveness
+
+AGENT_VERSION: Final = version("wasmfleet")
+
+
+class Uplink:
+    """Speaks for the device. Births and deaths name the session, so that an old death says nothing."""
+
+    def __init__(self, identity: Identity, store: Store, session: int, capacity: Capacity) -> None:
+        self._identity = identity
+        self._session = session
+        self._capacity = capacity
+        self._link: Link | None = None
+        self.reports = Reports(store, identity.device_id, identity.key, self._publish_report)
+
+    def attach(self, link: Link) -> None:
+        """Speak over `link`, whose Last Will is ours too."""
+        self._link = link
+
+    def death(self, at_ms: int) -> tuple[str, bytes]:
+        """Return the topic and the content of the last word: for the Last Will, and for a stop."""
+        liveness = Liveness(device_id=self._identity.device_id, session=self._session, online=False, at_ms=at_ms)
+        return self._liveness_topic, seal_liveness(liveness, self._identity.key)
+
+    def announce(self, state: State, at_ms: int) -> None:
+        """Say that the device is here, what it offers and what it holds."""
+        birth = Liveness(
+            device_id=self._identity.device_id,
+            session=self._session,
+            online=True,
+            at_ms=at_ms,
+            agent_version=AGENT_VERSION,
+            capacity=self._capacity,
+            slots=slots(state),
+            director_version=state.director_version,
+        )
+        self._publish(self._liveness_topic, seal_liveness(birth, self._identity.key), retain=True)
+
+    def want(self, want: Want) -> None:
+        """Ask the controller for something that the broker does not have."""
+        self._publish(self._identity.topics.up(self._identity.device_id, "want"), want.to_bytes())
+
+    @property
+    def _liveness_topic(self) -> str:
+        return self._identity.topics.up(self._identity.device_id, "liveness")
+
+    def _publish_report(self, outbox: Outbox, raw: bytes) -> bool:
+        return self._publish(self._identity.topics.up(self._identity.device_id, outbox), raw)
+
+    def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        return self._link is not None and self._link.publish(topic, payload, retain=retain)
