@@ -3,7 +3,7 @@
 #   make demo       set up, then show the main job from end to end
 #   make test       lint, type check and every test that is not slow
 #   make test-all   the slow tests, which `make test` leaves out
-#   make fuzz       the property tests with 200 times as many random examples
+#   make fuzz       the property tests with 50 times as many random examples
 #   make lint       formatting, lint and types alone
 #   make clean      remove the virtual environment and all caches
 

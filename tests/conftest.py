@@ -22,7 +22,7 @@ _MISSING = re.compile(r"needs (\w+), which is not installed")
 
 # Property tests run the same examples every time: a test that fails, fails for everybody. `make fuzz` looks further.
 settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=100)
-settings.register_profile("fuzz", deadline=None, max_examples=20_000)
+settings.register_profile("fuzz", deadline=None, max_examples=5_000)
 settings.load_profile(os.environ.get("FLEET_PROPERTIES", "fixed"))
 
 
