@@ -168,4 +168,4 @@ def _refused(status: int, body: bytes) -> EnrollmentError:
     except msgspec.DecodeError:
         problem = _Problem()
     text = problem.detail or problem.title or f"it answered with status {status}"
-    return EnrollmentError(f"the controller refused: {text}" + (f". {problem.hint}" if problem.hint else ""))
+    return EnrollmentError(f"the controller refused: {text}" + (f"; {problem.hint}" if problem.hint else ""))
