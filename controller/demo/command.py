@@ -1,0 +1,37 @@
+"""The `fleetctl demo` command."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from controller.cli import options
+from controller.cli.screen import Screen
+from controller.demo.processes import DemoError
+from controller.demo.scenario import run_demo
+
+
+def demo(
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="DIR", help="A new folder for the fleet and its logs, kept afterwards."),
+    ] = None,
+    is_json: options.Json = False,
+) -> None:
+    """Show everything on this machine: push, hot swap, a bad release, a killed agent; takes about a minute."""
+    screen = Screen(is_json=is_json)
+    folder = Path(tempfile.mkdtemp(prefix="fleet-demo-")) if keep is None else keep.absolute()
+    folder.mkdir(parents=True, exist_ok=keep is None)
+    try:
+        result = run_demo(folder, screen.verbatim)
+    except DemoError as error:
+        raise DemoError(str(error), hint=f"the logs are in {folder}") from error
+    screen.line(result)
+    screen.verbatim("\n" + msgspec.json.encode(result).decode())
+    if keep is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        screen.say(f"the fleet is in {folder}: `fleetctl --home {folder / 'fleet'} up` starts it again")
