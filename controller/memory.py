@@ -12,8 +12,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from controller.core import Core
-from controller.link import Link
 from controller.metadata import METADATA_KEY, TIMESTAMP_KEY
+from controller.outlet import Outlet
 from controller.store import outbox
 from controller.store.deployments import OPEN_STATES
 from controller.store.models import AckRow, DeploymentRow, DirectorRow, FileRow, InstalledRow, ReleaseFileRow
@@ -40,7 +40,7 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
 class BrokerMemory:
     """Compares what the broker remembers with what we gave it."""
 
-    def __init__(self, core: Core, topics: Topics, link: Link) -> None:
+    def __init__(self, core: Core, topics: Topics, link: Outlet) -> None:
         self._core = core
         self._topic = topics.memory_marker
         self._link = link

@@ -14,9 +14,10 @@ from controller.assigning import assign, mark_due
 from controller.broadcast import Broadcast
 from controller.core import Core
 from controller.errors import BrokerError, ControllerError
-from controller.link import Link, Outgoing
+from controller.link import Outgoing
 from controller.memory import BrokerMemory, republish_everything
 from controller.metadata import renew_when_due
+from controller.outlet import Outlet
 from controller.store import outbox
 from controller.store.models import FileRow
 from controller.store.outbox import Item, Kind
@@ -35,7 +36,7 @@ RENEW_EVERY = timedelta(minutes=1)
 class Publisher:
     """One thread that signs, publishes, renews, and answers wants."""
 
-    def __init__(self, core: Core, topics: Topics, link: Link, wants: Wants) -> None:
+    def __init__(self, core: Core, topics: Topics, link: Outlet, wants: Wants) -> None:
         self._core = core
         self._link = link
         self._wants = wants

@@ -3,6 +3,7 @@
 A report is stored once, by its stream and number. The device's clock is kept beside, and orders nothing.
 """
 
+from collections import Counter
 from typing import Literal
 
 import msgspec
@@ -22,7 +23,6 @@ from controller.store.models import (
     UsageErrorRow,
     UsageRow,
 )
-from protocol.errors import MalformedError
 from protocol.identifiers import DeviceId
 from protocol.messages import Liveness, Receipt, ReceiptBatch, TelemetryBatch, TelemetryRecord
 
@@ -156,9 +156,6 @@ def receive_telemetry(session: Session, row: DeviceRow, batch: TelemetryBatch, a
 
 
 def _store_record(session: Session, record: TelemetryRecord, origin: Origin) -> None:
-    releases = [(usage.model, usage.version) for usage in record.models]
-    if len(set(releases)) != len(releases):
-        raise MalformedError("telemetry: a release is named twice in one interval")
     session.add(
         SampleRow(
             device_id=origin.device,
@@ -192,7 +189,10 @@ def _store_record(session: Session, record: TelemetryRecord, origin: Origin) -> 
                 memory_peak_bytes=usage.memory_peak_bytes,
             )
         )
-        session.add_all(UsageErrorRow(**which, code=code[:64], count=n) for code, n in usage.errors.items())
+        errors: Counter[str] = Counter()
+        for code, n in usage.errors.items():
+            errors[code[:64]] += n
+        session.add_all(UsageErrorRow(**which, code=code, count=n) for code, n in errors.items())
 
 
 def _known(session: Session, kind: type[ReceiptRow] | type[SampleRow], origin: Origin, numbers: list[int]) -> set[int]:

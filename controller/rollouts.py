@@ -227,8 +227,8 @@ def outcome(rollout: RolloutState, deployments: Mapping[DeploymentState, int]) -
     """Return where a rollout of one wave stands, from the number of its deployments in each state."""
     counts = Counter(deployments)
     is_finished = all(lifecycle.is_final(DEPLOYMENT, state) for state, n in counts.items() if n)
-    if not is_finished or rollout not in ("running", "stopping"):
-        return Outcome(rollout=rollout, wave="finished" if is_finished else "running", is_finished=is_finished)
+    if not is_finished:
+        return Outcome(rollout=rollout, wave="running", is_finished=False)
     has_bad = any(counts[state] for state in lifecycle.BAD_ENDS)
     has_good = any(counts[state] for state in lifecycle.GOOD_ENDS)
     return Outcome(

@@ -73,6 +73,8 @@ def refresh_rollout(session: Session, rollout_id: str, at_ms: int) -> None:
     """Bring a rollout and its wave to the states that follow from its deployments."""
     session.flush()
     rollout = session.get_one(RolloutRow, rollout_id)
+    if rollout.state not in ("running", "stopping"):
+        return  # a device may still correct what was closed here, but an end stays an end
     found = outcome(rollout_state(rollout.state), count_states(session, rollout_id))
     rollout.state = found.rollout
     if found.is_finished and rollout.finished_at_ms is None:

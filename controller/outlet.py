@@ -1,0 +1,31 @@
+"""What the publisher needs of the link to the broker; `controller.mqtt.MqttLink` is one, tests have another."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from controller.link import Outgoing
+
+
+class Outlet(Protocol):
+    """A way out that comes and goes by itself."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is there now."""
+        ...
+
+    def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
+        """Have the broker take a message; raises BrokerError."""
+        ...
+
+    def publish_all(self, messages: Iterable[Outgoing]) -> None:
+        """Have the broker take messages in order; raises BrokerError."""
+        ...
+
+    def subscribe(self, topic: str) -> None:
+        """Ask for the messages of a topic; raises BrokerError."""
+        ...
+
+    def unsubscribe(self, topic: str) -> None:
+        """Ask for them no longer; raises BrokerError."""
+        ...
