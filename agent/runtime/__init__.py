@@ -4,7 +4,8 @@ The only package that imports wasmtime; it depends on `protocol` alone. Whatever
 whatever it does, the outcome is a result or a ModelError.
 """
 
-from agent.runtime.capacity import engine_features, runtime_name
+from agent.runtime.cache import ModuleCache
+from agent.runtime.capacity import cpu_features, engine_features, runtime_name
 from agent.runtime.errors import ModelError
 from agent.runtime.instance import Caps, LoadedModel, load_model
 from agent.runtime.module import ModuleFacts, assemble, check_abi, inspect
@@ -14,9 +15,11 @@ __all__ = [
     "Caps",
     "LoadedModel",
     "ModelError",
+    "ModuleCache",
     "ModuleFacts",
     "assemble",
     "check_abi",
+    "cpu_features",
     "engine_features",
     "inspect",
     "load_model",

@@ -15,13 +15,16 @@ _KINDS = ("function", "table", "memory", "global", "tag")
 _HAS_MAX = 0x01
 
 
-class Declarations(msgspec.Struct, frozen=True, kw_only=True):
-    """The outside of a module."""
+class ModuleFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a module says about itself."""
 
     imports: tuple[str, ...]
+    """As `module.name`."""
     exports: dict[str, str]
+    """What each name is: a function's signature such as `(i32) -> i32`, else `memory`, `table`, `global` or `tag`."""
     memory_min_bytes: int
     memory_max_bytes: int | None
+    """None when the module sets itself no bound."""
 
 
 class _Reader:
@@ -57,7 +60,7 @@ class _Reader:
         return self.number(), self.number() if flags & _HAS_MAX else None
 
 
-def parse_declarations(wasm: bytes) -> Declarations:
+def parse_declarations(wasm: bytes) -> ModuleFacts:
     """Return what the valid module `wasm` declares."""
     payloads: dict[int, bytes] = {}
     for section_id, payload in sections(wasm):
@@ -69,7 +72,7 @@ def parse_declarations(wasm: bytes) -> Declarations:
     reader = _Reader(payloads.get(_MEMORY, b"\0"))
     memories += [reader.limits() for _ in range(reader.number())]
     pages_min, pages_max = memories[0] if memories else (0, 0)
-    return Declarations(
+    return ModuleFacts(
         imports=tuple(imports),
         exports=_exports(_Reader(payloads.get(_EXPORT, b"\0")), functions),
         memory_min_bytes=pages_min * PAGE_BYTES,

@@ -5,6 +5,7 @@ class, which is one of three. The engines differ in the stack alone.
 """
 
 import threading
+from typing import Any
 
 from wasmtime import Config, Engine
 
@@ -36,27 +37,35 @@ def engine_for(stack_kib: int) -> ClockedEngine:
         return _clocked[stack_kib]
 
 
+def settings(stack_kib: int) -> dict[str, Any]:
+    """Return every setting of an engine by the name that `wasmtime.Config` gives it."""
+    return {
+        "cranelift_opt_level": "speed",
+        "epoch_interruption": True,
+        "max_wasm_stack": stack_kib * 1024,
+        # The address of a memory never changes while 4 GiB are reserved for it; views hold when it grows.
+        "memory_reservation": 1 << 32,
+        "memory_may_move": False,
+        "wasm_simd": True,
+        "wasm_relaxed_simd": True,
+        # Store limits do not bind shared memories, and an atomic wait cannot be interrupted.
+        "wasm_threads": False,
+        "shared_memory": False,
+        # A store limit on memory is for each memory; a model has one, with 32-bit addresses.
+        "wasm_multi_memory": False,
+        "wasm_memory64": False,
+        "wasm_custom_page_sizes": False,
+        # What models do not need is not there to be attacked.
+        "wasm_gc": False,
+        "wasm_function_references": False,
+        "wasm_exceptions": False,
+        "wasm_stack_switching": False,
+        "wasm_component_model": False,
+    }
+
+
 def _config(stack_kib: int) -> Config:
     config = Config()
-    config.cranelift_opt_level = "speed"
-    config.epoch_interruption = True
-    config.max_wasm_stack = stack_kib * 1024
-    # The address of a memory never changes while 4 GiB are reserved for it; views of it stay valid when it grows.
-    config.memory_reservation = 1 << 32
-    config.memory_may_move = False
-    config.wasm_simd = True
-    config.wasm_relaxed_simd = True
-    # Store limits do not bind shared memories, and an atomic wait cannot be interrupted.
-    config.wasm_threads = False
-    config.shared_memory = False
-    # A store limit on memory is for each memory; a model has one, with 32-bit addresses.
-    config.wasm_multi_memory = False
-    config.wasm_memory64 = False
-    config.wasm_custom_page_sizes = False
-    # What models do not need is not there to be attacked.
-    config.wasm_gc = False
-    config.wasm_function_references = False
-    config.wasm_exceptions = False
-    config.wasm_stack_switching = False
-    config.wasm_component_model = False
+    for name, value in settings(stack_kib).items():
+        setattr(config, name, value)
     return config

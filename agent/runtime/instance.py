@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from wasmtime import Module, WasmtimeError
 
+from agent.runtime.binary import ModuleFacts, parse_declarations
+from agent.runtime.cache import ModuleCache
 from agent.runtime.engine import engine_for
 from agent.runtime.errors import (
     AbiError,
@@ -20,23 +22,26 @@ from agent.runtime.errors import (
     StatusError,
     one_line,
 )
-from agent.runtime.module import ModuleFacts, check_abi, inspect
+from agent.runtime.module import check_abi, inspect
 from agent.runtime.sandbox import Caps, Sandbox
 from protocol.tensors import TensorSpec
 
 __all__ = ["Caps", "LoadedModel", "load_model"]
 
 
-def load_model(
+def load_model(  # noqa: PLR0913 - the ABI, the caps and the cache of one module; each is named by its type
     wasm: bytes,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     caps: Caps,
     *,
     stateful: bool = False,
+    cache: ModuleCache | None = None,
 ) -> "LoadedModel":
-    """Compile `wasm` and return it ready to run; raises ModelError."""
-    facts = inspect(wasm)
+    """Compile `wasm`, or take it from `cache`, and return it ready to run; raises ModelError."""
+    module = cache.find(wasm, caps.stack_kib) if cache else None
+    # What was compiled once was valid then, and its bytes are the same.
+    facts = parse_declarations(wasm) if module else inspect(wasm)
     check_abi(facts)
     if stateful and "fleet_reset" not in facts.exports:
         raise AbiError("expected a stateful model to export fleet_reset, it does not")
@@ -45,11 +50,16 @@ def load_model(
             f"expected at most {caps.memory_bytes:,} bytes of memory, "
             f"got a module that starts with {facts.memory_min_bytes:,}"
         )
+    if module is None and cache:
+        module = cache.add(wasm, caps.stack_kib)
+    return LoadedModel(module or _compile(wasm, caps.stack_kib), facts, inputs, outputs, caps)
+
+
+def _compile(wasm: bytes, stack_kib: int) -> Module:
     try:
-        module = Module(engine_for(caps.stack_kib).engine, wasm)
+        return Module(engine_for(stack_kib).engine, wasm)
     except WasmtimeError as error:
         raise CompileError(f"the module does not compile: {one_line(str(error))}") from error
-    return LoadedModel(module, facts, inputs, outputs, caps)
 
 
 class LoadedModel:

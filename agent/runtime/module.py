@@ -3,15 +3,16 @@
 Inspecting validates the whole file but compiles nothing, so it is cheap for any size of model.
 """
 
-import msgspec
 from wasmtime import Module, WasmtimeError, wat2wasm
 
-from agent.runtime.binary import parse_declarations
+from agent.runtime.binary import ModuleFacts, parse_declarations
 from agent.runtime.engine import engine_for
 from agent.runtime.errors import AbiError, CompileError, UndeclaredImportError, one_line, printable
 from protocol.errors import MalformedError
 from protocol.limits import DEFAULT_STACK_KIB
 from protocol.wasm import sections
+
+__all__ = ["ModuleFacts", "assemble", "check_abi", "check_is_wasm", "inspect"]
 
 _SIGNATURES = {
     "memory": "memory",
@@ -20,18 +21,6 @@ _SIGNATURES = {
     "fleet_infer": "() -> i32",
 }
 _OPTIONAL_SIGNATURES = {"fleet_reset": "() -> ()"}
-
-
-class ModuleFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a module says about itself."""
-
-    imports: tuple[str, ...]
-    """As `module.name`."""
-    exports: dict[str, str]
-    """What each name is: a function's signature such as `(i32) -> i32`, else `memory`, `table`, `global` or `tag`."""
-    memory_min_bytes: int
-    memory_max_bytes: int | None
-    """None when the module sets itself no bound."""
 
 
 def assemble(wat: str) -> bytes:
@@ -47,7 +36,7 @@ def inspect(wasm: bytes) -> ModuleFacts:
     check_is_wasm(wasm)
     try:
         Module.validate(engine_for(DEFAULT_STACK_KIB).engine, wasm)
-        return ModuleFacts(**msgspec.structs.asdict(parse_declarations(wasm)))
+        return parse_declarations(wasm)
     except WasmtimeError as error:
         raise CompileError(f"not a valid wasm module: {one_line(str(error))}") from error
 

@@ -1,0 +1,170 @@
+"""Compiled modules on the disk: compiled once in a process of its own, authenticated, then mapped.
+
+An entry is machine code, and the engine does not notice most damage to it, so each has a MAC in a file beside it.
+Its name says for what it was compiled: module, engine, settings, processor. What is missing, damaged or meant for
+something else is compiled again, never loaded.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from wasmtime import Module, WasmtimeError
+
+from agent.runtime.capacity import cpu_features, runtime_name
+from agent.runtime.engine import engine_for, settings
+from agent.runtime.errors import CompileError, one_line
+from protocol.limits import STACK_CLASSES_KIB
+
+COMPILE_MEMORY_BYTES: Final = 1 << 30
+COMPILE_TIMEOUT_S: Final = 600.0
+MIN_KEY_BYTES: Final = 16
+_CODE, _MAC, _DRAFT = ".cwasm", ".mac", ".draft"
+DOES_NOT_COMPILE: Final = 3
+DISK_FAILED: Final = 4
+"""What the compiler process says by its exit status, with the reason on its standard output."""
+_COMPILER: Final = "agent.runtime.compiler_process"
+_MAC_DOMAIN: Final = b"wasmfleet compiled module v1"
+
+_log = logging.getLogger(__name__)
+
+
+class ModuleCache:
+    """The compiled modules in one folder. Safe to use from many threads and processes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        mac_key: bytes,
+        *,
+        compile_memory_bytes: int = COMPILE_MEMORY_BYTES,
+        compile_timeout_s: float = COMPILE_TIMEOUT_S,
+    ) -> None:
+        if len(mac_key) < MIN_KEY_BYTES:
+            raise ValueError(f"expected a key of at least {MIN_KEY_BYTES} bytes, got {len(mac_key)}")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._mac_key = mac_key
+        self._compile_memory_bytes = compile_memory_bytes
+        self._compile_timeout_s = compile_timeout_s
+
+    def find(self, wasm: bytes, stack_kib: int) -> Module | None:
+        """Return the compiled form of `wasm`, mapped, if there is a sound one."""
+        path = self._path(wasm, stack_kib)
+        try:
+            expected = path.with_suffix(_MAC).read_bytes()
+            with path.open("rb") as file:
+                if not hmac.compare_digest(expected, self._mac(path.name, file)):
+                    _log.warning("a compiled module on the disk is damaged: it is compiled again")
+                    return None
+                # By its descriptor, so that what is mapped is what was authenticated.
+                return Module.deserialize_file(engine_for(stack_kib).engine, f"/proc/self/fd/{file.fileno()}")
+        except FileNotFoundError:
+            return None
+        except (OSError, WasmtimeError) as error:
+            _log.warning("a compiled module on the disk cannot be loaded, it is compiled again: %s", error)
+            return None
+
+    def add(self, wasm: bytes, stack_kib: int) -> Module | None:
+        """Compile `wasm` in a process of its own and return it, mapped; None when the disk does not take it.
+
+        Raises CompileError when the module does not compile within the limits.
+        """
+        path = self._path(wasm, stack_kib)
+        try:
+            with self._draft(path) as draft:
+                self._compile(wasm, stack_kib, draft)
+                with draft.open("rb") as file:
+                    mac = self._mac(path.name, file)
+                draft.rename(path)
+            with self._draft(path) as draft:
+                _write_durably(draft, mac)
+                draft.rename(path.with_suffix(_MAC))
+            _sync_folder(self._folder)
+        except OSError as error:
+            _log.warning("a compiled module could not be kept: %s", error)
+            return None
+        return self.find(wasm, stack_kib)
+
+    def prune(self, keep: Collection[str]) -> None:
+        """Remove what does not belong to a module with one of the SHA-256 digests `keep`, or to this engine."""
+        wanted = {_stem(digest, stack_kib) for digest in keep for stack_kib in STACK_CLASSES_KIB}
+        for path in self._folder.iterdir():
+            if path.stem not in wanted or path.suffix == _DRAFT:
+                path.unlink(missing_ok=True)
+
+    def _path(self, wasm: bytes, stack_kib: int) -> Path:
+        return self._folder / (_stem(hashlib.sha256(wasm).hexdigest(), stack_kib) + _CODE)
+
+    def _mac(self, name: str, file: BinaryIO) -> bytes:
+        mac = hmac.new(self._mac_key, _MAC_DOMAIN + name.encode() + b"\0", hashlib.sha256)
+        while part := file.read(1 << 20):
+            mac.update(part)
+        return mac.digest()
+
+    def _compile(self, wasm: bytes, stack_kib: int, output: Path) -> None:
+        """Compile in a process of its own; raises CompileError, or OSError when the machine does not let us."""
+        command = (sys.executable, "-P", "-m", _COMPILER, str(stack_kib), str(self._compile_memory_bytes), str(output))
+        try:
+            done = subprocess.run(  # noqa: S603 - our own module, with numbers and a path of our own
+                command,
+                input=wasm,
+                capture_output=True,
+                check=False,
+                timeout=self._compile_timeout_s,
+                # A compiler out of memory may hang while it prints where it was.
+                env={**os.environ, "RUST_BACKTRACE": "0"},
+            )
+        except subprocess.TimeoutExpired:
+            raise CompileError(f"expected a module that compiles within {self._compile_timeout_s:g} s") from None
+        if done.returncode == DOES_NOT_COMPILE:
+            raise CompileError(f"the module does not compile: {done.stdout.decode(errors='replace')}")
+        if done.returncode == DISK_FAILED:
+            raise OSError(done.stdout.decode(errors="replace"))
+        if done.returncode:
+            last_line = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise CompileError(
+                f"the compiler did not survive the module within {self._compile_memory_bytes:,} bytes of memory "
+                f"(exit status {done.returncode}: {one_line(last_line)})"
+            )
+
+    @contextlib.contextmanager
+    def _draft(self, path: Path) -> Iterator[Path]:
+        """Give a file beside `path` to write to, and remove it unless it was renamed to its place."""
+        handle, name = tempfile.mkstemp(prefix=path.stem, suffix=_DRAFT, dir=self._folder)
+        os.close(handle)
+        draft = Path(name)
+        try:
+            yield draft
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _stem(digest: str, stack_kib: int) -> str:
+    """Return the name of an entry: what was compiled, and for what."""
+    target = (runtime_name(), platform.machine(), cpu_features(), sorted(settings(stack_kib).items()))
+    return f"{digest}-{hashlib.sha256(repr(target).encode()).hexdigest()[:32]}"
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,292 @@
+"""Compiled modules on the disk: kept, found again, and never believed when anything about them is wrong."""
+
+import os
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from agent.runtime import Caps, ModuleCache, assemble, cpu_features, load_model
+from agent.runtime.errors import AbiError, CompileError, MemoryCapError, TrapError
+from protocol.tensors import TensorSpec
+
+Text = Callable[..., str]
+KEY = bytes(range(32))
+X = (TensorSpec(name="x", datatype="FP32", shape=(2,)),)
+MANY_FUNCTIONS = "".join(f"(func $f{n} (result i32) (i32.const {n}))" for n in range(4_000))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "compiled"
+
+
+@pytest.fixture
+def cache(folder: Path) -> ModuleCache:
+    return ModuleCache(folder, KEY)
+
+
+def run(wasm: bytes, cache: ModuleCache, *, stack_kib: int = 64) -> list[bytes]:
+    model = load_model(wasm, X, X, Caps(memory_bytes=1 << 20, stack_kib=stack_kib), cache=cache)
+    try:
+        return model.infer([struct.pack("<2f", 1, 2)])
+    finally:
+        model.close()
+
+
+DOUBLED = [struct.pack("<2f", 2, 4)]
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return name, inode and time of each file: what was compiled again differs."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_second_load_takes_what_the_first_compiled(cache: ModuleCache, folder: Path, text: Text) -> None:
+    """One entry, two files, made once, for the owner alone."""
+    wasm = assemble(text())
+    assert DOUBLED == run(wasm, cache)
+    first = files(folder)
+    assert {".cwasm", ".mac"} == {Path(name).suffix for name in first}
+    assert all(name.startswith(sha256(wasm).hexdigest()) for name in first)
+    assert DOUBLED == run(wasm, ModuleCache(folder, KEY))
+    assert first == files(folder)
+    assert 0o700 == stat.S_IMODE(folder.stat().st_mode)
+    assert {0o600} == {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+def test_mapped_module_still_names_the_layer_of_a_trap(cache: ModuleCache, text: Text) -> None:
+    """Names and offsets survive on the disk."""
+    wasm = assemble(text("unreachable"))
+    for _ in range(2):
+        with pytest.raises(TrapError, match="layer 'run': unreachable") as caught:
+            run(wasm, cache)
+        assert caught.value.offset > 0
+
+
+def test_checks_are_the_same_with_and_without_an_entry(cache: ModuleCache, text: Text) -> None:
+    """What is compiled is still held against its contract each time."""
+    wasm = assemble(text(memory="3"))
+    run(wasm, cache)
+    with pytest.raises(MemoryCapError):
+        load_model(wasm, X, X, Caps(memory_bytes=65536), cache=cache)
+    with pytest.raises(AbiError, match="fleet_reset"):
+        load_model(wasm, X, X, Caps(), stateful=True, cache=cache)
+
+
+def test_stack_classes_have_entries_of_their_own(cache: ModuleCache, folder: Path, text: Text) -> None:
+    """The engine would load one in place of the other, with the wrong bound."""
+    wasm = assemble(text())
+    run(wasm, cache, stack_kib=64)
+    run(wasm, cache, stack_kib=256)
+    assert 4 == len(files(folder))
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
+    """A module and a folder in which it is compiled; not to be changed."""
+    folder = tmp_path_factory.mktemp("compiled")
+    wasm = assemble('(module (memory (export "memory") 1) (data (i32.const 0) "weights"))')
+    assert ModuleCache(folder, KEY).add(wasm, 64) is not None
+    return wasm, folder
+
+
+@pytest.mark.parametrize("suffix", [".cwasm", ".mac"])
+@pytest.mark.parametrize("damage", ["flip first", "flip middle", "flip last", "cut", "extend", "empty", "remove"])
+def test_damaged_entry_is_not_believed(compiled: tuple[bytes, Path], folder: Path, suffix: str, damage: str) -> None:
+    """No byte of an entry can be wrong without being noticed."""
+    wasm, sound = compiled
+    shutil.copytree(sound, folder)
+    cache = ModuleCache(folder, KEY)
+    assert cache.find(wasm, 64) is not None
+    (path,) = folder.glob(f"*{suffix}")
+    data = bytearray(path.read_bytes())
+    if damage.startswith("flip"):
+        data[{"first": 0, "middle": len(data) // 2, "last": -1}[damage.split()[1]]] ^= 1
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": data[:-1], "extend": data + b"\0", "empty": b""}.get(damage, data))
+    assert cache.find(wasm, 64) is None
+
+
+def test_damaged_entry_is_compiled_again(cache: ModuleCache, folder: Path, text: Text) -> None:
+    """The next load replaces it, and the one after that finds it sound."""
+    wasm = assemble(text())
+    run(wasm, cache)
+    (path,) = folder.glob("*.cwasm")
+    path.write_bytes(path.read_bytes()[:-1])
+    before = files(folder)
+    assert DOUBLED == run(wasm, cache)
+    after = files(folder)
+    assert before.keys() == after.keys()
+    assert all(before[name] != after[name] for name in after)
+    assert DOUBLED == run(wasm, cache)
+    assert after == files(folder)
+
+
+def test_entry_of_another_key_is_not_believed(compiled: tuple[bytes, Path]) -> None:
+    """Who does not know the device's key cannot make it run machine code."""
+    wasm, folder = compiled
+    assert ModuleCache(folder, b"x" * 32).find(wasm, 64) is None
+
+
+def test_entry_under_the_name_of_another_is_not_believed(cache: ModuleCache, folder: Path, text: Text) -> None:
+    """An entry is good for its own module alone, genuine or not."""
+    good, other = assemble(text()), assemble(text("unreachable"))
+    run(good, cache)
+    with pytest.raises(TrapError):
+        run(other, cache)
+    names = {digest: sha256(digest).hexdigest() for digest in (good, other)}
+    for path in sorted(folder.glob(f"{names[other]}*")):
+        path.rename(folder / path.name.replace(names[other], names[good]))
+    assert DOUBLED == run(good, cache)
+
+
+def test_stale_entry_with_a_right_mac_is_compiled_again(cache: ModuleCache, folder: Path, text: Text) -> None:
+    """What the engine itself refuses is replaced too."""
+    wasm = assemble(text())
+    run(wasm, cache)
+    (path,) = folder.glob("*.cwasm")
+    path.write_bytes(b"\x7fELF of another engine")
+    with path.open("rb") as file:
+        path.with_suffix(".mac").write_bytes(cache._mac(path.name, file))
+    assert DOUBLED == run(wasm, cache)
+    assert path.stat().st_size > 1000
+
+
+def test_module_that_does_not_compile_says_why(cache: ModuleCache, folder: Path, text: Text) -> None:
+    """The reason comes from the process that tried, and leaves nothing behind."""
+    wasm = assemble(text())
+    with pytest.raises(CompileError, match=r"does not compile: .*end-of-file"):
+        cache.add(wasm[:-3], 64)
+    assert {} == files(folder)
+
+
+def test_compiler_has_a_memory_limit(folder: Path, text: Text) -> None:
+    """A module made to exhaust the compiler ends the compiler, not the agent."""
+    small = ModuleCache(folder, KEY, compile_memory_bytes=16 << 20)
+    functions = "".join(f"(func $f{n} (result i32) (i32.const {n}))" for n in range(20_000))
+    with pytest.raises(CompileError, match="within 16,777,216 bytes of memory"):
+        run(assemble(text(more=functions)), small)
+    assert {} == files(folder)
+
+
+def test_compiler_has_a_time_limit(folder: Path, text: Text) -> None:
+    """A module made to keep the compiler busy is given up."""
+    hasty = ModuleCache(folder, KEY, compile_timeout_s=0.01)
+    with pytest.raises(CompileError, match=r"within 0\.01 s"):
+        run(assemble(text()), hasty)
+    assert {} == files(folder)
+
+
+def test_compiler_is_polite(folder: Path, text: Text) -> None:
+    """Compiling takes what others leave: low priority, first to die when memory is short."""
+    wasm = assemble(text(more=MANY_FUNCTIONS))
+    thread = threading.Thread(target=lambda: run(wasm, ModuleCache(folder, KEY)))
+    thread.start()
+    seen = set()
+    while thread.is_alive():
+        seen |= {manners(pid) for pid in children(os.getpid())}
+        time.sleep(0.005)
+    thread.join()
+    assert (10, 1000) in seen
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(path.parent.name))
+    return found
+
+
+def manners(pid: int) -> tuple[int, int] | None:
+    try:
+        nice = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16])
+        return nice, int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def test_full_disk_costs_only_time(cache: ModuleCache, folder: Path, text: Text) -> None:
+    """The compiler process cannot write, and the module runs all the same."""
+    wasm = assemble(text())
+    with pytest.raises(OSError, match="No space left"):
+        cache._compile(wasm, 64, Path("/dev/full"))
+    assert DOUBLED == run(wasm, cache)
+
+
+def test_folder_that_is_gone_costs_only_time(cache: ModuleCache, folder: Path, text: Text) -> None:
+    """A disk that takes nothing does not keep a device from running what it has."""
+    folder.rmdir()
+    assert DOUBLED == run(assemble(text()), cache)
+
+
+def test_pruning_keeps_what_is_in_use(cache: ModuleCache, folder: Path, text: Text) -> None:
+    """Entries of removed modules, of other engines and of broken attempts go."""
+    kept, dropped = assemble(text()), assemble(text("(i32.const 0)"))
+    run(kept, cache)
+    before = files(folder)
+    run(dropped, cache)
+    digest = sha256(kept).hexdigest()
+    (folder / f"{digest}-{'0' * 32}.cwasm").write_bytes(b"of an engine before this one")
+    (folder / f"{next(iter(before)).split('.')[0]}.draft").write_bytes(b"half")
+    cache.prune({digest})
+    assert before == files(folder)
+
+
+def test_many_threads_may_compile_the_same_module(folder: Path, text: Text) -> None:
+    """Whoever is last wins, and everybody runs."""
+    wasm = assemble(text())
+    results: list[list[bytes]] = []
+    threads = [threading.Thread(target=lambda: results.append(run(wasm, ModuleCache(folder, KEY)))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [DOUBLED] * 3 == results
+    assert 2 == len(files(folder))
+
+
+def test_killed_while_compiling_leaves_nothing_that_is_believed(folder: Path, text: Text) -> None:
+    """Power may go at any moment: the next start compiles again, and pruning removes the rest."""
+    wasm_path = folder.parent / "model.wasm"
+    wasm_path.write_bytes(assemble(text(more=MANY_FUNCTIONS)))
+    code = f"""if True:
+        from pathlib import Path
+        from agent.runtime import ModuleCache
+        ModuleCache(Path({str(folder)!r}), bytes(range(32))).add(Path({str(wasm_path)!r}).read_bytes(), 64)"""
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
+        while not (folder.exists() and list(folder.iterdir())):
+            time.sleep(0.002)
+        os.killpg(process.pid, 9)
+    cache = ModuleCache(folder, KEY)
+    assert cache.find(wasm_path.read_bytes(), 64) is None
+    assert DOUBLED == run(wasm_path.read_bytes(), cache)
+    cache.prune({sha256(wasm_path.read_bytes()).hexdigest()})
+    assert {".cwasm", ".mac"} == {path.suffix for path in folder.iterdir()}
+
+
+def test_short_key_is_refused(folder: Path) -> None:
+    """A key that can be guessed authenticates nothing."""
+    with pytest.raises(ValueError, match="at least 16 bytes"):
+        ModuleCache(folder, b"short")
+
+
+def test_processor_is_part_of_the_name() -> None:
+    """Code for one processor is not looked up on another."""
+    assert cpu_features()
+    assert sorted(cpu_features()) == list(cpu_features())
