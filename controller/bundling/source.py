@@ -19,7 +19,7 @@ from protocol.tensors import SECTION_NAME, ModelSpec, TensorSpec
 from protocol.wasm import MAGIC, custom_section
 
 SIDECAR = "model.toml"
-_MINIMAL_SIDECAR = """\
+MINIMAL_SIDECAR = """\
 [[inputs]]
 name = "x"
 datatype = "FP32"
@@ -68,7 +68,7 @@ def parse_source(file_name: str, raw: bytes, sidecar_name: str = SIDECAR, sideca
         raise ModelSpecError(
             f"{file_name}: nothing says which tensors the model takes: "
             f"expected a {SECTION_NAME} section in it or a {SIDECAR} beside it",
-            hint=f"write {SIDECAR} with the real names, types and shapes, for example:\n\n{_MINIMAL_SIDECAR}",
+            hint=f"write {SIDECAR} with the real names, types and shapes, for example:\n\n{MINIMAL_SIDECAR}",
         )
     return ModelSource(
         file_name=file_name,
@@ -100,7 +100,7 @@ def parse_sidecar(name: str, text: str) -> ModelSpec:
         return msgspec.convert(document, ModelSpec)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, ProtocolError, TypeError) as error:
         raise ModelSpecError(
-            f"{name}: {error}", hint=f"a minimal {SIDECAR} looks like this:\n\n{_MINIMAL_SIDECAR}"
+            f"{name}: {error}", hint=f"a minimal {SIDECAR} looks like this:\n\n{MINIMAL_SIDECAR}"
         ) from error
 
 

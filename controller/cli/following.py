@@ -1,0 +1,180 @@
+"""Rollouts on the screen: what one would do, how one goes, how it ended.
+
+Follows a rollout through restarts of the service; the rollout itself never depends on this terminal.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from controller.api import schema
+from controller.cli import wording
+from controller.cli.groups import EXIT_NOT_ALL_WELL
+from controller.cli.screen import Cell, Screen, table
+from controller.client import FleetClient, ServiceLostError, ServiceNotRunningError
+from protocol.lifecycle import BAD_ENDS, DEPLOYMENT, GOOD_ENDS, is_final
+
+_SILENCE_S = 30.0
+_RECONNECT_PAUSE_S = 0.5
+_EXIT_INTERRUPTED = 130
+
+
+def is_waiting(wait: bool | None, screen: Screen) -> bool:
+    """Return whether to follow the rollout: as asked for, else when a person watches."""
+    return screen.out.is_terminal if wait is None else wait
+
+
+def show_plan(screen: Screen, plan: schema.Plan) -> None:
+    """Show what a rollout would do to each device."""
+    counts = {d: sum(1 for p in plan.devices if p.decision == d) for d in ("deploy", "already_installed", "refused")}
+    total = sum(p.download_bytes for p in plan.devices if p.decision == "deploy")
+    if plan.devices:
+        columns = ("device", "decision", "installed", "download", "liveness", "reason")
+        screen.say(table(columns, (_planned_row(plan, planned) for planned in plan.devices), right=("download",)))
+    else:
+        screen.say("no device matches")
+    deployed = wording.count(counts["deploy"], "device")
+    if plan.version is None:
+        parts = [f"{deployed} would remove it"]
+    else:
+        parts = [
+            f"{deployed} would get it ({wording.size(total)} in all)",
+            f"{counts['already_installed']} have it already",
+        ]
+    screen.say("\ndry run: " + ", ".join([*parts, f"{counts['refused']} refused"]) + "; nothing was changed")
+
+
+def announce(screen: Screen, rollout: schema.Rollout) -> None:
+    """Say that a rollout was started, and who was refused."""
+    refused = f", {len(rollout.refused)} refused" if rollout.refused else ""
+    screen.step("rollout", f"{rollout.id}: {wording.count(len(rollout.deployments), 'device')}{refused}")
+    for planned in rollout.refused:
+        screen.say(Text.assemble("  ", (planned.device, "bold"), f" refused: {planned.reason or 'no reason given'}"))
+
+
+def changes(client: FleetClient, rollout_id: str, *, timeout_s: float) -> Iterator[schema.Rollout]:
+    """Yield the rollout now and after every change until it ended or time is up, across restarts of the service."""
+    deadline = time.monotonic() + timeout_s
+    while (left_s := deadline - time.monotonic()) > 0:
+        try:
+            for rollout in client.rollout_events(rollout_id, silence_s=min(_SILENCE_S, left_s)):
+                if rollout is not None:
+                    yield rollout
+                    if rollout.finished_at is not None:
+                        return
+                if time.monotonic() > deadline:
+                    return
+        except (ServiceLostError, ServiceNotRunningError):
+            pass  # it may be restarting: the devices go on, and so do we
+        time.sleep(min(_RECONNECT_PAUSE_S, max(0.0, deadline - time.monotonic())))
+
+
+def follow(screen: Screen, client: FleetClient, rollout: schema.Rollout, *, timeout_s: float) -> schema.Rollout:
+    """Show how the rollout goes until it ended or time is up; return its last state."""
+    shown: dict[str, str] = {}
+    live = Live(_progress_table(rollout), console=screen.out, transient=True) if screen.is_live else nullcontext()
+    try:
+        with live as view:
+            for rollout in changes(client, rollout.id, timeout_s=timeout_s):  # noqa: B020, PLR1704 - its newer state
+                if view is not None:
+                    view.update(_progress_table(rollout))
+                else:
+                    _say_changes(screen, rollout, shown)
+    except KeyboardInterrupt:
+        screen.say(f"the rollout goes on without this terminal: `fleetctl rollouts watch {rollout.id}`")
+        screen.say(f"to stop it: `fleetctl rollouts stop {rollout.id}`")
+        raise typer.Exit(_EXIT_INTERRUPTED) from None
+    return rollout
+
+
+def conclude(screen: Screen, rollout: schema.Rollout, *, is_followed: bool = True) -> int:
+    """Show how the rollout ended for each device and what to do next; return the exit code."""
+    if not is_followed:
+        screen.say(f"next: fleetctl rollouts watch {rollout.id}")
+        return 0
+    good = sum(1 for d in rollout.deployments if d.state in GOOD_ENDS)
+    if rollout.deployments:
+        screen.say()
+        screen.say(deployments_table(rollout))
+        screen.say()
+    mark = ("✓ ", "green") if is_all_well(rollout) else ("✗ ", "red")
+    took = wording.took(rollout.created_at, rollout.finished_at) if rollout.finished_at else ""
+    screen.say(Text.assemble(mark, f"{good} of {wording.count(len(rollout.deployments), 'device')} ended well{took}"))
+    for line in _next_steps(rollout):
+        screen.say(f"next: {line}")
+    return 0 if is_all_well(rollout) else EXIT_NOT_ALL_WELL
+
+
+def is_all_well(rollout: schema.Rollout) -> bool:
+    """Return whether every device that was not refused beforehand has ended well, and not all were refused."""
+    if not rollout.deployments:
+        return not rollout.refused
+    return all(d.state in GOOD_ENDS for d in rollout.deployments)
+
+
+def deployments_table(rollout: schema.Rollout) -> Table:
+    """Return one row for each device of the rollout."""
+    return table(("device", "state", "details"), map(_deployment_row, rollout.deployments))
+
+
+def _progress_table(rollout: schema.Rollout) -> Table:
+    done = sum(1 for d in rollout.deployments if is_final(DEPLOYMENT, d.state))
+    grid = deployments_table(rollout)
+    grid.caption = f"{done} of {wording.count(len(rollout.deployments), 'device')} done"
+    grid.caption_justify = "left"
+    return grid
+
+
+def _say_changes(screen: Screen, rollout: schema.Rollout, shown: dict[str, str]) -> None:
+    for deployment in rollout.deployments:
+        if shown.get(deployment.id) != deployment.state:
+            shown[deployment.id] = deployment.state
+            screen.say(Text("  ").join(_text(cell) for cell in _deployment_row(deployment)))
+
+
+def _deployment_row(deployment: schema.Deployment) -> tuple[Cell, ...]:
+    is_good, is_bad = deployment.state in GOOD_ENDS, deployment.state in BAD_ENDS
+    style = "green" if is_good else "red" if is_bad else "yellow"
+    return deployment.device, Text(wording.state(deployment.state), style=style), _details(deployment)
+
+
+def _details(deployment: schema.Deployment) -> str:
+    if deployment.reason is not None:
+        return f"{deployment.reason.code}: {deployment.reason.message}"
+    if is_final(DEPLOYMENT, deployment.state):
+        return ", ".join(wording.measure(name, value) for name, value in deployment.measures.items() if value)
+    progress = deployment.progress
+    if progress is None or not progress.total_bytes or deployment.state != "downloading":
+        return ""
+    return f"{100 * progress.done_bytes // progress.total_bytes} % of {wording.size(progress.total_bytes)}"
+
+
+def _planned_row(plan: schema.Plan, planned: schema.PlannedDevice) -> tuple[Cell, ...]:
+    styles = {"deploy": "green", "refused": "red"}
+    decision = "remove" if plan.version is None and planned.decision == "deploy" else planned.decision
+    return (
+        planned.device,
+        Text(wording.state(decision), style=styles.get(planned.decision, "")),
+        planned.installed or "-",
+        wording.size(planned.download_bytes) if planned.decision == "deploy" else "-",
+        wording.state(planned.liveness),
+        planned.reason or "",
+    )
+
+
+def _next_steps(rollout: schema.Rollout) -> Iterator[str]:
+    if bad := next((d for d in rollout.deployments if d.state in BAD_ENDS), None):
+        yield f"fleetctl devices explain {bad.device}"
+    if rollout.finished_at is None:
+        yield f"fleetctl rollouts watch {rollout.id}"
+    if not rollout.deployments and not rollout.refused:
+        yield "fleetctl devices invite"
+
+
+def _text(cell: Cell) -> Text:
+    return cell if isinstance(cell, Text) else Text(cell)

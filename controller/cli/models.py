@@ -1,0 +1,61 @@
+"""`fleetctl models`: the named series of releases."""
+
+from typing import Annotated
+
+import typer
+
+from controller.api import schema
+from controller.cli import options
+from controller.cli.following import announce, conclude, follow, is_waiting, show_plan
+from controller.cli.groups import example, listing_group
+from controller.cli.screen import Screen, table
+from controller.cli.session import session_of
+from protocol.identifiers import parse_model_name
+
+app = listing_group("The models of the fleet.", "models")
+
+
+@app.command("list", epilog=example("fleetctl models list"))
+def list_models(ctx: typer.Context, is_json: options.Json = False) -> None:
+    """List models with their latest release."""
+    screen = Screen(is_json=is_json)
+    with session_of(ctx).client() as client:
+        models = client.models()
+    screen.document(models)
+    if not models:
+        screen.say("no models yet: `fleetctl push model.wasm` makes the first release of one")
+        return
+    rows = ((m.name, m.latest or "-", f"{m.releases}", f"{m.devices}") for m in models)
+    screen.say(table(("model", "latest", "releases", "devices"), rows, right=("releases", "devices")))
+
+
+@app.command("undeploy", epilog=example("fleetctl models undeploy digits --to site-a"))
+def undeploy_model(  # noqa: PLR0913 - typer reads options from the signature
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that devices must remove.")],
+    *,
+    to: options.To = None,
+    wait: options.Wait = None,
+    timeout_s: options.Timeout = 600.0,
+    is_dry_run: options.DryRun = False,
+    is_json: options.Json = False,
+) -> None:
+    """Remove a model from devices.
+
+    Its releases stay and can be rolled out again.
+    """
+    screen = Screen(is_json=is_json)
+    request = schema.RolloutRequest(model=parse_model_name(model), version=None, to=tuple(to or options.EVERYBODY))
+    with session_of(ctx).client() as client:
+        if is_dry_run:
+            plan = client.plan(request)
+            screen.document(plan)
+            show_plan(screen, plan)
+            return
+        rollout = client.start_rollout(request)
+        announce(screen, rollout)
+        is_followed = is_waiting(wait, screen)
+        if is_followed:
+            rollout = follow(screen, client, rollout, timeout_s=timeout_s)
+    screen.document(rollout)
+    raise typer.Exit(conclude(screen, rollout, is_followed=is_followed))

@@ -1,0 +1,235 @@
+"""`fleetctl push`: a model file becomes a signed release and is rolled out. Every default is said."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from controller.api import schema
+from controller.bundling.bundle import Bundle, build_bundle
+from controller.bundling.naming import Choice, choose_model, find_version
+from controller.bundling.preflight import Preflight, preflight
+from controller.bundling.source import ModelSource, read_source
+from controller.bundling.testdata import read_test_data
+from controller.cli import options, wording
+from controller.cli.following import announce, conclude, follow, is_waiting, show_plan
+from controller.cli.publishing import ChosenRelease, Publication, Publisher, Upload
+from controller.cli.screen import Screen
+from controller.cli.session import Session, session_of
+from controller.client import FleetClient
+from controller.errors import RefusedError
+from protocol.identifiers import Version
+from protocol.limits import DEFAULT_MEMORY_CAP_BYTES, MIB
+from protocol.manifest import Contract
+
+_DEFAULT_MEMORY_MIB = DEFAULT_MEMORY_CAP_BYTES // MIB
+
+
+class PushResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The document of `fleetctl push --json`: with --dry-run it has a plan, else a rollout."""
+
+    model: str
+    version: str
+    release_counter: int
+    is_new: bool
+    manifest_digest: str
+    module_bytes: int
+    contract: Contract
+    upload: Upload | None = None
+    targets_version: int | None = None
+    plan: schema.Plan | None = None
+    rollout: schema.Rollout | None = None
+
+
+class _Push(msgspec.Struct, frozen=True, kw_only=True):
+    """What is pushed to whom."""
+
+    source: ModelSource
+    checked: Preflight
+    model: Choice
+    wanted: Choice | None
+    to: Sequence[str] | None
+    soak_ms: int | None
+
+    def build(self, version: Version, release_counter: int) -> Bundle:
+        return build_bundle(
+            self.source, self.checked, model=self.model.value, version=version, release_counter=release_counter
+        )
+
+    def request(self, chosen: ChosenRelease, *, is_planned: bool = False) -> schema.RolloutRequest:
+        is_unknown = is_planned and chosen.is_new
+        return schema.RolloutRequest(
+            model=self.model.value,
+            version=chosen.version.value,
+            to=tuple(self.to or options.EVERYBODY),
+            soak_ms=self.soak_ms,
+            is_dry_run=is_planned,
+            manifest=chosen.bundle.manifest_bytes.decode() if is_unknown else None,
+        )
+
+
+def push(  # noqa: PLR0913 - typer reads options from the signature
+    ctx: typer.Context,
+    file: options.ModelFile,
+    *,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="[default: from fleet.model, else the file name]")
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option("--version", metavar="X.Y.Z", help="[default: from fleet.model or the file name, else the next]"),
+    ] = None,
+    to: options.To = None,
+    wait: options.Wait = None,
+    timeout_s: options.Timeout = 600.0,
+    is_dry_run: options.DryRun = False,
+    test_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--test-data",
+            metavar="FILE",
+            help='Self-test vectors as JSON: {"inputs": [{"NAME": [numbers]}], "outputs": [...]}; without "outputs" '
+            "the module's own are recorded. [default: recorded for seeded random inputs]",
+        ),
+    ] = None,
+    is_unchecked: Annotated[
+        bool, typer.Option("--skip-preflight", help="Do not run the self-test here: a device will be the first.")
+    ] = False,
+    memory_mib: options.MemoryMib = _DEFAULT_MEMORY_MIB,
+    soak_ms: options.SoakMs = None,
+    is_json: options.Json = False,
+) -> None:
+    """Release a model and roll it out to devices.
+
+    Inspects the file, runs its self-test here (preflight), uploads it, signs the release, starts the rollout and,
+    with --wait, follows it. What is not given is chosen and said. Content that is a release already makes no new one.
+
+    The exit code is 0 when it is done (with --wait: when every device ended well), 1 after an error, and 3 when some
+    device did not end well, or not within --timeout.
+    """
+    screen = Screen(is_json=is_json)
+    source = read_source(file)
+    _say_inspected(screen, source)
+    checked = preflight(
+        source,
+        None if test_data is None else read_test_data(test_data, source.spec),
+        memory_cap_bytes=memory_mib * MIB,
+        is_run=not is_unchecked,
+    )
+    _say_checked(screen, checked)
+    job = _Push(
+        source=source,
+        checked=checked,
+        model=choose_model(source, model),
+        wanted=find_version(source, version),
+        to=to,
+        soak_ms=soak_ms,
+    )
+    with session_of(ctx).client() as client:
+        if is_dry_run:
+            _plan(screen, session_of(ctx), client, job)
+            return
+        publication, has_devices = _publish(screen, session_of(ctx), client, job)
+        if not has_devices:
+            screen.document(_result(publication))
+            screen.say("no device to roll it out to yet\nnext: fleetctl devices invite")
+            return
+        rollout = client.start_rollout(job.request(publication.chosen))
+        announce(screen, rollout)
+        is_followed = is_waiting(wait, screen)
+        if is_followed:
+            rollout = follow(screen, client, rollout, timeout_s=timeout_s)
+    screen.document(_result(publication, rollout=rollout))
+    raise typer.Exit(conclude(screen, rollout, is_followed=is_followed))
+
+
+def _plan(screen: Screen, session: Session, client: FleetClient, job: _Push) -> None:
+    chosen = Publisher(client, session.operator).choose(job.model.value, job.wanted, job.build)
+    _say_choices(screen, job, chosen)
+    plan = client.plan(job.request(chosen, is_planned=True))
+    screen.document(_result(Publication(chosen=chosen), plan=plan))
+    show_plan(screen, plan)
+
+
+def _publish(screen: Screen, session: Session, client: FleetClient, job: _Push) -> tuple[Publication, bool]:
+    """Put the release in force; return it, and whether there are devices for it."""
+    publisher = Publisher(client, session.operator)
+    chosen = publisher.choose(job.model.value, job.wanted, job.build)
+    _say_choices(screen, job, chosen)
+    # What cannot be rolled out is found here, before anything is signed for ever.
+    planned = client.plan(job.request(chosen, is_planned=True)).devices
+    _check_wanted(planned)
+    publication = publisher.publish(job.model.value, job.wanted, job.build, now=datetime.now(UTC))
+    if publication.chosen.version != chosen.version:
+        _say_choices(screen, job, publication.chosen)  # another release came first
+    _say_published(screen, publication)
+    return publication, bool(planned)
+
+
+def _check_wanted(planned: Sequence[schema.PlannedDevice]) -> None:
+    """Raise RefusedError when there are devices, but every one would refuse the release."""
+    if planned and all(device.decision == "refused" for device in planned):
+        first = f"{planned[0].device}: {planned[0].reason}"
+        more = f" (and {len(planned) - 1} more)" if len(planned) > 1 else ""
+        raise RefusedError(
+            f"no device can take it, nothing was released: {first}{more}", hint="see each with --dry-run"
+        )
+
+
+def _say_published(screen: Screen, publication: Publication) -> None:
+    manifest = publication.chosen.bundle.manifest
+    sent = publication.upload
+    if sent is None:
+        screen.step("release", f"{manifest.model} {manifest.version} exists with the same content")
+        return
+    there = f", {sent.files - sent.files_sent} were there already" if sent.files_sent < sent.files else ""
+    screen.step("upload", f"{wording.count(sent.files_sent, 'file')}, {wording.size(sent.bytes_sent)}{there}")
+    counter, version = manifest.release_counter, publication.targets_version
+    screen.step("sign", f"release counter {counter}, targets version {version}")
+
+
+def _say_inspected(screen: Screen, source: ModelSource) -> None:
+    inputs, outputs = wording.count(len(source.spec.inputs), "input"), wording.count(len(source.spec.outputs), "output")
+    screen.step("inspect", f"{source.file_name}: {wording.size(len(source.wasm))}, {inputs}, {outputs}")
+
+
+def _say_checked(screen: Screen, checked: Preflight) -> None:
+    count = checked.self_test.count
+    if checked.vectors_given is None:
+        vectors = f"{count} recorded vectors"
+    else:
+        of = f" of {checked.vectors_given}" if checked.vectors_given > count else ""
+        vectors = f"{count}{of} vectors of the test data"
+    needs = ", ".join((f"needs {wording.size(checked.contract.memory_bytes)}", *checked.requires))
+    if checked.latency_us is None:
+        screen.say(f"- preflight  skipped; {vectors}; {needs}")
+    else:
+        screen.step("preflight", f"{vectors} pass, {wording.duration_us(checked.latency_us)} a call; {needs}")
+
+
+def _say_choices(screen: Screen, job: _Push, chosen: ChosenRelease) -> None:
+    to = Choice(value=", ".join(job.to or options.EVERYBODY), origin="given" if job.to else "default")
+    screen.say(f"model {job.model} · version {chosen.version} · to {to}")
+
+
+def _result(
+    publication: Publication, *, plan: schema.Plan | None = None, rollout: schema.Rollout | None = None
+) -> PushResult:
+    bundle = publication.chosen.bundle
+    variant = bundle.manifest.variants[0]
+    return PushResult(
+        model=bundle.manifest.model,
+        version=bundle.manifest.version,
+        release_counter=bundle.manifest.release_counter,
+        is_new=publication.chosen.is_new,
+        manifest_digest=bundle.digest,
+        module_bytes=variant.file.size,
+        contract=variant.contract,
+        upload=publication.upload,
+        targets_version=publication.targets_version,
+        plan=plan,
+        rollout=rollout,
+    )

@@ -1,0 +1,88 @@
+"""The image repository as the operator sees it: the signed list of releases, verified before anything is added.
+
+A service that lies gets no signature: the list must be signed under the operator's own copy of the root, and take
+back nothing that this machine saw before.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from controller.api.schema import TargetsAccepted
+from controller.client import FleetClient
+from controller.errors import ConflictError
+from controller.trust.image import check_continues
+from controller.workspace import OperatorHome
+from protocol.assignment import ReleaseClaim, parse_metadata
+from protocol.identifiers import Digest, Version, parse_digest
+
+T = TypeVar("T")
+
+_ATTEMPTS = 5
+
+
+class OvertakenError(ConflictError):
+    """Another change of the signed list came first: fetch it and make this one again."""
+
+    code = "overtaken"
+
+
+class KnownRelease(msgspec.Struct, frozen=True, kw_only=True):
+    """One release of the signed list; `digest` is that of its manifest."""
+
+    version: Version
+    release_counter: int
+    digest: Digest
+
+
+class ImageRepository:
+    """The signed list of releases behind one service, for one operator."""
+
+    def __init__(self, client: FleetClient, operator: OperatorHome) -> None:
+        self._client = client
+        self._operator = operator
+
+    def fetch(self) -> bytes:
+        """Return the current list as signed; raises ProtocolError or RefusedError when it must not be signed over."""
+        raw = self._client.targets()
+        seen = self._operator.seen_targets
+        check_continues(raw, seen, self._operator.image_root)
+        if raw != seen:
+            self._operator.remember_targets(raw)
+        return raw
+
+    def put(self, signed: bytes) -> TargetsAccepted:
+        """Put a newly signed list in force; raises OvertakenError."""
+        try:
+            accepted = self._client.put_targets(signed)
+        except ConflictError as error:
+            raise OvertakenError(str(error), hint=error.hint) from error
+        self._operator.remember_targets(signed)
+        return accepted
+
+
+def until_first(attempt: Callable[[], T]) -> T:
+    """Return what `attempt` returns, made again (a few times) whenever another change came first."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return attempt()
+        except OvertakenError:
+            continue
+    return attempt()
+
+
+def releases_of(targets_raw: bytes, model: str) -> list[KnownRelease]:
+    """Return the releases of `model` in verified targets metadata, in the order in which they were made."""
+    entries = parse_metadata(targets_raw, "targets metadata").signed.targets.values()
+    claims = ((entry, msgspec.convert(entry.custom, ReleaseClaim)) for entry in entries)
+    known = [
+        KnownRelease(
+            version=Version.parse(claim.version),
+            release_counter=claim.release_counter,
+            digest=parse_digest(entry.hashes["sha256"]),
+        )
+        for entry, claim in claims
+        if claim.model == model
+    ]
+    return sorted(known, key=lambda release: release.release_counter)

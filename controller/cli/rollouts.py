@@ -1,0 +1,118 @@
+"""`fleetctl rollouts`: what was asked of the fleet, and how far it is."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from controller.api import schema
+from controller.cli import options, wording
+from controller.cli.following import changes, conclude, deployments_table, follow, is_all_well
+from controller.cli.groups import EXIT_NOT_ALL_WELL, example, listing_group
+from controller.cli.screen import Cell, Screen, table
+from controller.cli.session import session_of
+from protocol.lifecycle import BAD_ENDS, GOOD_ENDS
+
+app = listing_group("The rollouts of the fleet.", "rollouts")
+
+RolloutArgument = Annotated[str, typer.Argument(metavar="ROLLOUT", help="The id of a rollout.")]
+
+
+@app.command("list", epilog=example("fleetctl rollouts list --model digits"))
+def list_rollouts(
+    ctx: typer.Context,
+    model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Only of this model.")] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000, help="At most so many.")] = 20,
+    is_json: options.Json = False,
+) -> None:
+    """List rollouts, the newest first."""
+    screen = Screen(is_json=is_json)
+    with session_of(ctx).client() as client:
+        rollouts = client.rollouts(model, limit)
+    screen.document(rollouts)
+    if not rollouts:
+        screen.say("no rollouts yet: `fleetctl push model.wasm` starts one")
+        return
+    now = datetime.now(UTC)
+    columns = ("rollout", "release", "to", "state", "well", "bad", "open", "started")
+    screen.say(table(columns, (_row(rollout, now) for rollout in rollouts), right=("well", "bad", "open")))
+
+
+@app.command("show", epilog=example("fleetctl rollouts show ROLLOUT"))
+def show_rollout(ctx: typer.Context, rollout_id: RolloutArgument, is_json: options.Json = False) -> None:
+    """Show one rollout with every device in it."""
+    screen = Screen(is_json=is_json)
+    with session_of(ctx).client() as client:
+        rollout = client.rollout(rollout_id)
+    screen.document(rollout)
+    screen.say(_headline(rollout, datetime.now(UTC)))
+    if rollout.deployments:
+        screen.say()
+        screen.say(deployments_table(rollout))
+    for planned in rollout.refused:
+        screen.say(f"{planned.device} refused: {planned.reason or 'no reason given'}")
+
+
+@app.command("watch", epilog=example("fleetctl rollouts watch ROLLOUT --timeout 60"))
+def watch_rollout(
+    ctx: typer.Context,
+    rollout_id: RolloutArgument,
+    timeout_s: options.Timeout = 600.0,
+    is_json: options.JsonLines = False,
+) -> None:
+    """Follow a rollout until every device ended.
+
+    The exit code is 0 when all ended well, else 3.
+    """
+    screen = Screen(is_json=is_json)
+    with session_of(ctx).client() as client:
+        rollout = client.rollout(rollout_id)
+        if is_json:
+            for rollout in changes(client, rollout_id, timeout_s=timeout_s):
+                screen.line(rollout)
+            raise typer.Exit(0 if is_all_well(rollout) else EXIT_NOT_ALL_WELL)
+        screen.say(_headline(rollout, datetime.now(UTC)))
+        rollout = follow(screen, client, rollout, timeout_s=timeout_s)
+    raise typer.Exit(conclude(screen, rollout))
+
+
+@app.command("stop", epilog=example("fleetctl rollouts stop ROLLOUT"))
+def stop_rollout(ctx: typer.Context, rollout_id: RolloutArgument, is_json: options.Json = False) -> None:
+    """Stop a rollout.
+
+    Devices that have not activated the release give it up, the others keep it.
+    """
+    screen = Screen(is_json=is_json)
+    with session_of(ctx).client() as client:
+        rollout = client.stop_rollout(rollout_id)
+    screen.document(rollout)
+    screen.say(f"{rollout.id} is {wording.state(rollout.state)}")
+
+
+def _release(rollout: schema.Rollout) -> str:
+    return f"{rollout.model} {rollout.version}" if rollout.version else f"undeploy {rollout.model}"
+
+
+def _headline(rollout: schema.Rollout, now: datetime) -> str:
+    parts = (
+        f"{rollout.id}: {_release(rollout)} to {', '.join(rollout.to)}",
+        wording.state(rollout.state),
+        f"started {wording.ago(rollout.created_at, now)}",
+    )
+    return " · ".join(parts)
+
+
+def _row(rollout: schema.Rollout, now: datetime) -> tuple[Cell, ...]:
+    total = sum(rollout.counts.values())
+    well = sum(rollout.counts.get(state, 0) for state in GOOD_ENDS)
+    bad = sum(rollout.counts.get(state, 0) for state in BAD_ENDS)
+    return (
+        rollout.id,
+        _release(rollout),
+        ", ".join(rollout.to),
+        wording.state(rollout.state),
+        f"{well}",
+        f"{bad}",
+        f"{total - well - bad}",
+        wording.ago(rollout.created_at, now),
+    )

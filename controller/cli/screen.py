@@ -1,0 +1,108 @@
+"""Where output goes: words and tables for people, or documents for programs, to stdout; errors to stderr.
+
+With `--json` stdout carries one JSON document (JSON lines for commands that watch) and nothing else.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_UNTRIMMED_COLUMNS = 500
+"""The width of output that goes to a file or pipe: nothing is cut off there."""
+
+Cell = str | Text
+
+
+class Screen:
+    """The terminal of one command."""
+
+    def __init__(self, *, is_json: bool) -> None:
+        self.is_json = is_json
+        self.out = _console(sys.stdout)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a person watches: a table may redraw itself."""
+        return self.out.is_terminal and not self.is_json
+
+    def say(self, text: RenderableType = "") -> None:
+        """Show words or a table to people; silent with `--json`."""
+        if self.is_json:
+            return
+        if self.out.is_terminal:
+            self.out.print(text, highlight=False)
+            return
+        with self.out.capture() as captured:
+            self.out.print(text, highlight=False)
+        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines() or [""]))
+        sys.stdout.flush()
+
+    def verbatim(self, text: str) -> None:
+        """Write text as it is, for people to copy; silent with `--json`."""
+        if not self.is_json:
+            sys.stdout.write(text.rstrip("\n") + "\n")
+
+    def step(self, name: str, outcome: str) -> None:
+        """Say that one step of several is done."""
+        self.say(Text.assemble(("✓ ", "green"), (f"{name:<10} ", "bold"), outcome))
+
+    def document(self, value: object) -> None:
+        """Write the command's one document; silent without `--json`."""
+        if self.is_json:
+            sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+    def line(self, value: object) -> None:
+        """Write one document of many on a line of its own, at once; silent without `--json`."""
+        if self.is_json:
+            sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+            sys.stdout.flush()
+
+
+def report_error(message: str, hint: str = "") -> None:
+    """Write an error, and what to do about it, to stderr."""
+    console = _console(sys.stderr)
+    console.print(Text.assemble(("error: ", "bold red"), message), highlight=False)
+    if hint:
+        console.print(Text.assemble(("hint: ", "bold"), hint), highlight=False)
+
+
+def warn(message: str) -> None:
+    """Write a warning to stderr."""
+    _console(sys.stderr).print(Text.assemble(("warning: ", "bold yellow"), message), highlight=False)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = ()) -> Table:
+    """Return a plain table that fits 80 columns; `right` names the columns of numbers.
+
+    The first column is never wrapped or cut: it is what a person copies.
+    """
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for position, name in enumerate(columns):
+        justify = "right" if name in right else "left"
+        grid.add_column(name, justify=justify, no_wrap=position == 0, overflow="fold")  # type: ignore[arg-type] # a literal
+    for row in rows:
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    return grid
+
+
+def facts(title: str, rows: Iterable[tuple[str, Cell]]) -> RenderableType:
+    """Return what is known of one thing: its title, if any, then a name and a value on each line."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, value if isinstance(value, Text) else Text(value))
+    return Group(Text(title, style="bold"), grid) if title else grid
+
+
+def _console(stream: TextIO) -> Console:
+    console = Console(file=stream, emoji=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNTRIMMED_COLUMNS
+    return console
