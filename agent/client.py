@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from agent.errors import AgentError
 from agent.openinference import (
     HEADER_LENGTH,
     ErrorResponse,
@@ -32,7 +33,7 @@ Values = Sequence[Any]
 """Numbers, flat or nested as the shape."""
 
 
-class ClientError(Exception):
+class ClientError(AgentError):
     """The agent did not answer as asked; `code` is the agent's own, such as `unknown_model` or `trap`."""
 
     def __init__(self, message: str, code: str) -> None:

@@ -9,7 +9,11 @@
     ├── CorruptFileError   a file on the disk is not what its name says
     ├── DiskQuotaError     the device's policy allows no more disk
     ├── DiskFullError      the disk has no more room
-    └── LinkError          the broker cannot be spoken to
+    ├── LinkError          the broker cannot be spoken to
+    ├── HostError          no resident release to do this with (`agent.host`)
+    ├── SocketPathError    the local API's socket cannot be made (`agent.service`)
+    ├── NoSuchPathError    the local API has nothing at that path (`agent.routes`)
+    └── ClientError        the agent did not answer a local client as asked (`agent.client`)
 
 Each class carries a stable `code`.
 """

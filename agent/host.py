@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from agent.errors import AgentError
 from agent.runtime.errors import InputError, ModelClosedError, ModelError
 from agent.runtime.instance import LoadedModel
 from agent.usage import UsageMeter
@@ -25,7 +26,7 @@ OnFault = Callable[[str, str, ModelError], None]
 return at once and must not raise."""
 
 
-class HostError(Exception):
+class HostError(AgentError):
     """The host has no release to do this with."""
 
     code = "host"

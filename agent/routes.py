@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from agent.errors import AgentError
 from agent.host import InferResult, ModelHost, UnknownModelError
 from agent.openinference import (
     EXTENSIONS,
@@ -53,7 +54,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """The header that says where binary tensors begin."""
 
 
-class NoSuchPathError(Exception):
+class NoSuchPathError(AgentError):
     """There is nothing at that path, or not for that method."""
 
     code = "no_such_path"

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from agent.connection import BUSY, serve_connection
+from agent.errors import AgentError
 from agent.host import ModelHost
 from agent.routes import Routes
 
@@ -26,7 +27,7 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 """The length of `sun_path` on Linux without its closing zero: unix(7)."""
 
 
-class SocketPathError(Exception):
+class SocketPathError(AgentError):
     """The socket cannot be made at that path."""
 
     code = "bad_socket_path"
