@@ -1,6 +1,7 @@
 """The parts of the documents that are made from the code: `python -m tests.docs_blocks` writes them anew.
 
-A part follows a comment `<!-- made: KIND ARGUMENT -->`: a fenced block, or a table up to the next empty line.
+A part follows a comment `<!-- made: KIND ARGUMENT -->`: a fenced block, or a table up to the next empty line. A longer
+one stands between `<!-- made from here: KIND ARGUMENT -->` and `<!-- to here -->`.
 `tests/test_docs.py` fails when a part is not what the code says.
 """
 
@@ -19,6 +20,7 @@ from protocol.admission import AdmissionError
 from protocol.codec import sha256
 from protocol.compression import decompress
 from protocol.repository import MetadataSet
+from tests import docs_cli
 
 HOUSE = Path(__file__).parent.parent
 DOCUMENTS = sorted([*HOUSE.glob("*.md"), *(HOUSE / "docs").rglob("*.md"), *(HOUSE / "examples").rglob("*.md")])
@@ -32,8 +34,16 @@ _PART = re.compile(
 )
 
 
+_LONG_PART = re.compile(
+    r"^(?P<head><!-- made from here: (?P<kind>[a-z-]+) (?P<argument>\S+) -->\n)"
+    r"(?P<part>.*?)(?P<tail>^<!-- to here -->$)",
+    re.DOTALL | re.MULTILINE,
+)
+
+
 def rewrite(text: str) -> str:
     """Return the document with every part as the code makes it now."""
+    text = _LONG_PART.sub(lambda m: f"{m['head']}\n{make(m['kind'], m['argument'])}\n\n{m['tail']}", text)
     return _PART.sub(lambda m: m["head"] + textwrap.indent(make(m["kind"], m["argument"]), m["indent"]), text)
 
 
@@ -172,6 +182,7 @@ _MAKERS: dict[str, Callable[[str], str]] = {
     "diagram": _diagram,
     "table": _table,
     "codes": _codes,
+    "cli": docs_cli.reference,
 }
 
 

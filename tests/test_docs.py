@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import docs_cli
 from tests.docs_blocks import DOCUMENTS, HOUSE, rewrite
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+_COMMAND = re.compile(r"^ *(?:\$ )?((?:fleetctl|fleet-agent)(?: .*)?)$", re.MULTILINE)
+_SHELL = re.compile(r"^ *```(?:sh|console)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+_INLINE = re.compile(r"`((?:fleetctl|fleet-agent) [^`]+)`")
 _FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 
 document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(HOUSE).as_posix())
@@ -38,6 +42,16 @@ def anchors(file: Path) -> set[str]:
     """Return the anchors that headings of a document get."""
     headings = _HEADING.findall(_FENCE.sub("", file.read_text()))
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@document
+def test_commands_exist(path: Path) -> None:
+    """Every command line of a document, in a block or in the text, parses: command, options and arguments."""
+    text = path.read_text()
+    lines = [line for block in _SHELL.findall(text) for line in _COMMAND.findall(block.replace("\\\n", " "))]
+    assert {} == {line: wrong for line in lines if (wrong := docs_cli.problem(line))}
+    inline = [line for line in _INLINE.findall(text) if "|" not in line and "…" not in line]
+    assert {} == {line: wrong for line in inline if (wrong := docs_cli.problem(line)) and "Missing" not in wrong}
 
 
 @document

@@ -1,0 +1,150 @@
+"""The README's tour: its commands are run as they stand there, and what they print is what the README shows.
+
+`python -m tests.tour` runs it and writes what the commands print into the README. A `console` block under
+`<!-- tour -->` belongs to the tour. Three things are said on top, so that it can run anywhere: free ports, `--wait`
+(the default on a terminal) and the invite that was really printed.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+HOUSE = Path(__file__).parent.parent
+README = HOUSE / "README.md"
+USUAL_PORTS = {"api": 8470, "enroll": 8471, "mqtt": 1883}
+
+_BLOCK = re.compile(r"(?P<head><!-- tour -->\n```console\n)(?P<body>.*?)(?P<tail>```)", re.DOTALL)
+_INVITE = re.compile(r"wf1\.[\w-]+")
+# On a terminal these lines are a table that is gone in the end.
+_PROGRESS = re.compile(r"(✓ rollout .*\n)(?:.+\n)*(?=\ndevice )")
+_VARYING = (
+    (re.compile(r"\b(r|device)-[0-9a-f]{6,}\b"), "ID"),
+    (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "WHEN"),
+    (re.compile(r"\s+"), " "),
+    (re.compile(r"\bjust now\b|\b[\d.]+ (?:µs|ms|s|min|h)\b(?: ago)?"), "TIME"),
+    (re.compile(r"(?:(?:download|verify|compile|self test|swap) TIME(?:, )?)+| after TIME"), ""),
+    (re.compile(r"\d[\d,.]*(?:e-\d+)?"), "N"),
+    (re.compile(r"\((?:mosquitto|embedded)"), "(BROKER"),
+)
+
+
+def normal(output: str) -> str:
+    """Return what stays the same from run to run: times, ids, counts and line breaks do not."""
+    for pattern, name in _VARYING:
+        output = pattern.sub(name, output)
+    return output.strip()
+
+
+def blocks(text: str) -> list[list[tuple[str, str]]]:
+    """Return the (command, output) pairs of each block of the tour."""
+    return [_pairs(match["body"]) for match in _BLOCK.finditer(text)]
+
+
+def _pairs(body: str) -> list[tuple[str, str]]:
+    parts = re.split(r"^\$ (.+)\n", body, flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+class Tour:
+    """A folder with the examples, in which the commands of the tour run one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._invite = ""
+        self._ports: dict[str, int] = {}
+        self._background: list[subprocess.Popen[str]] = []
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("FLEET")}
+        self._env = kept | {"PATH": path, "COLUMNS": "100", "NO_COLOR": "1"}
+        ignored = shutil.ignore_patterns("build", "__pycache__")
+        shutil.copytree(HOUSE / "examples", folder / "examples", ignore=ignored)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for process in reversed(self._background):
+            process.send_signal(signal.SIGINT)
+        for process in self._background:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def run(self, command: str) -> str:
+        """Run one command to its end, or until it is ready if it is one that stays; return what it printed."""
+        words = shlex.split(command.replace("wf1.…", self._invite))
+        if words[:2] == ["fleetctl", "init"]:
+            self._ports = {str(_free_port()): usual for usual in USUAL_PORTS.values()}
+            words += [f"--{kind}-port={port}" for kind, port in zip(USUAL_PORTS, self._ports, strict=True)]
+        elif words[:2] == ["fleetctl", "push"]:
+            words.append("--wait")
+        elif words[:2] == ["fleetctl", "up"]:
+            return self._stay(words, lambda said: "Ctrl-C stops it." in said)
+        elif words[:2] == ["fleet-agent", "run"]:
+            return self._stay(words, lambda _: self._is_connected(words[2:]))
+        done = subprocess.run(
+            words, cwd=self._folder, env=self._env, capture_output=True, text=True, timeout=120, check=False
+        )
+        self._invite = next(iter(_INVITE.findall(done.stdout)), self._invite)
+        return self._shown(_PROGRESS.sub(r"\1", done.stdout) + done.stderr)
+
+    def _shown(self, said: str) -> str:
+        for port, usual in self._ports.items():
+            said = said.replace(f":{port}", f":{usual}")
+        said = _INVITE.sub("wf1.…", said.replace(str(self._folder), "."))
+        return "\n".join(line.rstrip() for line in said.strip().splitlines())
+
+    def _stay(self, words: list[str], is_ready: Callable[[str], bool]) -> str:
+        log = self._folder / f"{len(self._background)}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                words, cwd=self._folder, env=self._env, stdout=output, stderr=subprocess.STDOUT, text=True
+            )
+        self._background.append(process)
+        deadline = time.monotonic() + 60
+        while not is_ready(log.read_text()):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{shlex.join(words)} did not come up:\n{log.read_text()}")
+            time.sleep(0.1)
+        return self._shown(log.read_text()) if words[0] == "fleetctl" else ""
+
+    def _is_connected(self, options: list[str]) -> bool:
+        command = ["fleet-agent", "status", *options]
+        done = subprocess.run(
+            command, cwd=self._folder, env=self._env, capture_output=True, text=True, timeout=30, check=False
+        )
+        return done.returncode == 0 and "not connected" not in done.stdout
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _write() -> None:
+    """Put what the commands print into the README."""
+    with tempfile.TemporaryDirectory() as folder, Tour(Path(folder)) as tour:
+
+        def rewritten(match: re.Match[str]) -> str:
+            said = [f"$ {command}\n{tour.run(command)}".rstrip() for command, _ in _pairs(match["body"])]
+            return match["head"] + "\n\n".join(said) + "\n" + match["tail"]
+
+        README.write_text(_BLOCK.sub(rewritten, README.read_text()))
+
+
+if __name__ == "__main__":
+    _write()
