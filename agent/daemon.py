@@ -99,7 +99,7 @@ class Daemon:
         self._backlog = self._store.backlog()
         self._kinds: dict[str, Document | Literal["ack"]] = {}
         self._link_problem: str | None = None
-        self._telemetry_due_ms = 0
+        self._telemetry_taken_ms = 0
         self._is_stopping = False
 
     def run(self) -> None:
@@ -154,7 +154,7 @@ class Daemon:
                 topics.ack(device): limits.MAX_ACK_BYTES,
             }
         )
-        self._telemetry_due_ms = self._now_ms() + self._telemetry_interval_ms()
+        self._telemetry_taken_ms = self._now_ms()
         self._link.start()
 
     def _handle(self, item: Item) -> None:
@@ -184,7 +184,7 @@ class Daemon:
         deadline = next_deadline_ms(self._core.state)
         if deadline is not None and now_ms >= deadline:
             self._core.post(Ticked())
-        if now_ms >= self._telemetry_due_ms:
+        if now_ms >= self._telemetry_due_ms():
             self._take_telemetry(wall_ms)
         self._downloads.tick(now_ms)
         self._core.drain()
@@ -201,7 +201,7 @@ class Daemon:
     def _wait_s(self) -> float:
         now_ms = self._now_ms()
         is_busy = self._downloads.is_busy or self._core.is_stalled
-        due = [now_ms + (BUSY_TICK_MS if is_busy else IDLE_TICK_MS), self._telemetry_due_ms]
+        due = [now_ms + (BUSY_TICK_MS if is_busy else IDLE_TICK_MS), self._telemetry_due_ms()]
         deadline = next_deadline_ms(self._core.state)
         return max(min(due if deadline is None else [*due, deadline]) - now_ms, 0) / 1000
 
@@ -254,7 +254,7 @@ class Daemon:
         self._inbox.put_now(Faulted(model=model, version=release, reason=reason))
 
     def _take_telemetry(self, wall_ms: int) -> None:
-        self._telemetry_due_ms = self._now_ms() + self._telemetry_interval_ms()
+        self._telemetry_taken_ms = self._now_ms()
         try:
             for record in self._telemetry.take(wall_ms):
                 self._store.add_telemetry(record)
@@ -290,8 +290,9 @@ class Daemon:
     def _now_ms(self) -> int:
         return self._clock.monotonic_ms()
 
-    def _telemetry_interval_ms(self) -> int:
-        return self._core.state.config.telemetry_interval_s * 1000
+    def _telemetry_due_ms(self) -> int:
+        # Asked anew each time: an assignment that shortens the interval takes effect within the old one.
+        return self._telemetry_taken_ms + self._core.state.config.telemetry_interval_s * 1000
 
 
 class _Around:

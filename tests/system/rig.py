@@ -15,6 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from agent.client import ClientError, LocalClient
 from controller.broker import BrokerProcess, MqttVersion, start_broker
 from controller.demo.processes import Process, command
@@ -113,6 +115,7 @@ class Rig:
         self._mqtt_version = mqtt
         self._service: Process | None = None
         api, enroll, self.mqtt_port = free_ports(3)
+        self.api_url = f"http://127.0.0.1:{api}"
         self.ok("init", f"--api-port={api}", f"--enroll-port={enroll}", f"--mqtt-port={self.mqtt_port}")
         self._tune()
 
@@ -135,11 +138,19 @@ class Rig:
 
     def start_service(self) -> None:
         """Start the service and wait until it answers."""
-        argv = [command("fleetctl"), "--home", str(self.home), "serve"]
+        argv = [command("fleetctl"), "--home", str(self.home), "serve", "--telemetry-interval", "1"]
         if self.broker is not None:
             argv += ["--mqtt-url", self.broker.url_for(self._mqtt_version)]
         self._service = Process(argv, self.folder / "service.log")
-        wait_for("the service answers", lambda: self.fleetctl("devices", "list", "--json").status == 0)
+        wait_for("the service answers", self._is_serving)
+
+    def _is_serving(self) -> bool:
+        assert self._service is not None
+        assert self._service.is_alive(), (self.folder / "service.log").read_text()[-2000:]
+        try:
+            return httpx.get(f"{self.api_url}/v1/info", timeout=5).status_code == httpx.codes.UNAUTHORIZED
+        except httpx.TransportError:
+            return False
 
     def kill_service(self) -> None:
         """Pull the service's plug."""

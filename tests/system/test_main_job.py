@@ -126,7 +126,7 @@ def test_older_release_can_be_deployed_again_until_it_is_retired(rig: Rig) -> No
 
     back = rig.push(2, "--version", "2.0.0")
     rig.push(3, "--version", "3.0.0")
-    rig.ok("releases", "retire", "affine", "--below", "3.0.0")
+    rig.ok("releases", "retire", "affine", "2.0.0", "--yes")
     refused = rig.fleetctl("push", str(affine(rig.folder, 2)), "--version", "2.0.0", "--wait")
 
     assert states(back) == {"edge-1": "succeeded"}
@@ -181,8 +181,6 @@ def test_dry_run_says_who_gets_it_and_changes_nothing(rig: Rig) -> None:
 
 def test_telemetry_reaches_the_dashboard_queries(rig: Rig) -> None:
     """Inferences on the device show up in the latency query, as many as there were."""
-    config = rig.home / "server" / "config.toml"
-    assert "telemetry_interval_s" in config.read_text()
     device = rig.enroll("edge-1")
     device.start()
     rig.push(2)
