@@ -105,7 +105,7 @@ def name_instance(session: Session, core: Core) -> None:
 
 def republish_everything(session: Session) -> None:
     """Have all that any device may need published again."""
-    log.warning("the broker lost what it was given; publishing everything again")
+    log.info("the broker does not have what this service gave it last: publishing everything")
     session.execute(update(FileRow).values(published_at_ms=None))
     outbox.mark(session, "metadata", [METADATA_KEY, TIMESTAMP_KEY])
     outbox.mark(session, "file", _files_in_use(session))

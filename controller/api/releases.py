@@ -13,7 +13,6 @@ from controller.errors import NotFoundError
 from controller.reads.releases import get_release, list_models, list_releases
 from controller.store.metadata import newest
 from controller.trust.image import MAX_TARGETS_BYTES
-from protocol import limits
 from protocol.errors import LimitExceededError
 from protocol.identifiers import parse_digest
 
@@ -59,8 +58,9 @@ async def put_file(request: AnyRequest, digest: str, office: OfficeDependency) -
     """Take the bytes of one file of a bundle, which must have the SHA-256 that the path names."""
     wanted = parse_digest(digest)
     announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limits.MAX_FILE_BYTES:
-        raise LimitExceededError(f"expected a file of at most {limits.MAX_FILE_BYTES:,} bytes, got {int(announced):,}")
+    limit_bytes = office.core.files.limit_bytes
+    if announced.isdecimal() and int(announced) > limit_bytes:
+        raise LimitExceededError(f"expected a file of at most {limit_bytes:,} bytes, got {int(announced):,}")
     with office.core.files.upload(wanted) as upload:
         async for piece in request.stream():
             upload.write(piece)

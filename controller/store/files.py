@@ -21,7 +21,8 @@ from protocol.identifiers import Digest
 class Upload:
     """One file on its way in; `commit` gives it its name. As a context manager it leaves nothing half-done."""
 
-    def __init__(self, folder: Path, digest: Digest) -> None:
+    def __init__(self, folder: Path, digest: Digest, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
         self._target = folder / digest
         self._digest = digest
         self._hash = hashlib.sha256()
@@ -40,8 +41,8 @@ class Upload:
     def write(self, piece: bytes) -> None:
         """Add `piece`; raises LimitExceededError."""
         self.size_bytes += len(piece)
-        if self.size_bytes > limits.MAX_FILE_BYTES:
-            raise LimitExceededError(f"expected a file of at most {limits.MAX_FILE_BYTES:,} bytes, got more")
+        if self.size_bytes > self._limit_bytes:
+            raise LimitExceededError(f"expected a file of at most {self._limit_bytes:,} bytes, got more")
         self._hash.update(piece)
         self._stream.write(piece)
 
@@ -56,7 +57,8 @@ class Upload:
 class FileStore:
     """The files and blobs of one service."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, limit_bytes: int = limits.MAX_FILE_BYTES) -> None:
+        self.limit_bytes = limit_bytes
         self._folder = folder
         self._blobs = folder / "blobs"
         shutil.rmtree(folder / "incoming", ignore_errors=True)
@@ -77,7 +79,7 @@ class FileStore:
 
     def upload(self, digest: Digest) -> Upload:
         """Return the way in for one file."""
-        return Upload(self._folder, digest)
+        return Upload(self._folder, digest, self.limit_bytes)
 
     def cut(self, digest: Digest) -> tuple[Digest, ChunkIndex]:
         """Make the file ready to publish and keep the result; raises OSError or DigestError."""

@@ -1,0 +1,380 @@
+"""What reaches the broker: everything, once, in an order in which a device finds what it reads about."""
+
+import pytest
+from sqlalchemy import select
+
+from controller.errors import BrokerError
+from controller.store import outbox
+from controller.store.models import DirectorRow, FileRow, MetadataRow
+from controller.wants import MAX_PENDING, QUIET_MS, Missing
+from protocol.assignment import parse_metadata, verify_assignment
+from protocol.chunks import ChunkIndex, Offer
+from protocol.codec import sha256
+from protocol.compression import decompress
+from protocol.identifiers import Digest
+from protocol.messages import Ack, Want
+from protocol.repository import MetadataSet
+from tests.controller.service.fleet import HAPPY, FleetCore, Recorder, bundle
+
+MODULE = bytes(range(256)) * 2_000
+
+
+@pytest.fixture
+def broker(fleet: FleetCore) -> Recorder:
+    return Recorder()
+
+
+def connect(fleet: FleetCore, broker: Recorder):  # type: ignore[no-untyped-def]
+    """Return a publisher that hears the marker."""
+    publisher = fleet.publisher(broker)
+    broker.on_message = lambda topic, payload: publisher.memory.receive(payload)
+    return publisher
+
+
+def fetch(fleet: FleetCore, broker: Recorder, digest: Digest) -> bytes:
+    """Return a file as a device gets it: offer, index, chunks."""
+    offer = Offer.from_bytes(broker.retained[fleet.topics.offer(digest)])
+    blob = offer.sources[0].blob
+    index = ChunkIndex.from_bytes(broker.retained[fleet.topics.chunk_index(blob)], blob)
+    encoded = b""
+    for number in range(len(index.chunks)):
+        chunk = broker.retained[fleet.topics.chunk(blob, number)]
+        index.check(number, chunk)
+        encoded += chunk
+    if index.encoding == "identity":
+        return encoded
+    return decompress(encoded, limit_bytes=offer.size, what="file")
+
+
+def is_settled(fleet: FleetCore) -> bool:
+    with fleet.core.store.read() as session:
+        return outbox.is_empty(session)
+
+
+def test_a_rollout_puts_on_the_broker_all_that_a_device_needs(fleet: FleetCore, broker: Recorder) -> None:
+    """Metadata, files, and the document that binds this device."""
+    release = bundle(module=MODULE)
+    fleet.release(release)
+    device = fleet.enroll("press-1")
+    rollout = fleet.roll_out("double", "1.0.0")
+    connect(fleet, broker).settle()
+    root = parse_metadata(fleet.core.trust.director_root, "root").signed
+    verified = verify_assignment(
+        broker.retained[fleet.topics.director(device.id)],
+        root=root,
+        device_id=device.id,
+        version_floor=1,
+        now=fleet.clock(),
+    )
+    assert (rollout.deployments[0].id,) == tuple(r.deployment_id for r in verified.assignment.releases)
+    manifest = release.files[-1]
+    assert {"models/double/1.0.0.json": sha256(manifest)} == verified.digests
+    for data in release.files:
+        assert data == fetch(fleet, broker, sha256(data))
+    sent = MetadataSet.from_bytes(broker.retained[fleet.topics.metadata])
+    assert {"1.root.json", "2.snapshot.json", "2.targets.json"} == set(sent.image)
+    assert {"1.root.json"} == set(sent.director)
+    assert parse_metadata(broker.retained[fleet.topics.timestamp], "timestamp").signed.version == 2
+    assert is_settled(fleet)
+
+
+def test_a_document_comes_after_all_that_it_names(fleet: FleetCore, broker: Recorder) -> None:
+    """The metadata before its timestamp, the chunks before their index, the index before its offer."""
+    release = bundle(module=MODULE)
+    fleet.release(release)
+    device = fleet.enroll("press-1")
+    fleet.roll_out("double", "1.0.0")
+    connect(fleet, broker).settle()
+    order = [topic for topic in broker.log if topic != fleet.topics.memory_marker]
+    assert [fleet.topics.metadata, fleet.topics.timestamp] == order[:2]
+    assert fleet.topics.director(device.id) == order[-1]
+    digest = sha256(release.files[0])
+    blob = Offer.from_bytes(broker.retained[fleet.topics.offer(digest)]).sources[0].blob
+    places = [
+        order.index(t)
+        for t in (fleet.topics.chunk(blob, 0), fleet.topics.chunk_index(blob), fleet.topics.offer(digest))
+    ]
+    assert sorted(places) == places
+
+
+def test_what_is_published_is_published_once(fleet: FleetCore, broker: Recorder) -> None:
+    """For the whole fleet, and not again for a second rollout or a second device."""
+    release = bundle()
+    fleet.release(release)
+    for n in range(3):
+        fleet.enroll(f"press-{n}")
+    fleet.roll_out("double", "1.0.0", "press-0")
+    publisher = connect(fleet, broker)
+    publisher.settle()
+    fleet.roll_out("double", "1.0.0", "press-1", "press-2")
+    publisher.settle()
+    topics = [topic for topic in broker.log if "/blob/" in topic or "/offer/" in topic]
+    assert len(set(topics)) == len(topics)
+
+
+def test_a_broker_that_goes_away_gets_the_rest_when_it_is_back(fleet: FleetCore, broker: Recorder) -> None:
+    """Wherever it breaks off: nothing is lost, and nothing is given up."""
+    release = bundle(module=MODULE)
+    fleet.release(release)
+    device = fleet.enroll("press-1")
+    fleet.roll_out("double", "1.0.0")
+    publisher = connect(fleet, broker)
+    breaks = 0
+    for _ in range(200):
+        broker.is_connected, broker.fails_after = True, 2 + breaks
+        try:
+            publisher.settle()
+        except BrokerError:
+            breaks += 1
+            publisher.on_up()
+            continue
+        break
+    assert breaks > 3
+    assert is_settled(fleet)
+    for data in release.files:
+        assert data == fetch(fleet, broker, sha256(data))
+    assert fleet.topics.director(device.id) in broker.retained
+
+
+def test_without_a_broker_documents_are_signed_and_wait(fleet: FleetCore, broker: Recorder) -> None:
+    """A rollout can be started while the broker is down."""
+    fleet.release(bundle())
+    fleet.enroll("press-1")
+    fleet.roll_out("double", "1.0.0")
+    broker.is_connected = False
+    publisher = connect(fleet, broker)
+    publisher.settle()
+    assert ([], False) == (broker.log, is_settled(fleet))
+    broker.is_connected = True
+    publisher.settle()
+    assert is_settled(fleet)
+
+
+def test_a_broker_that_kept_everything_is_left_alone(fleet: FleetCore, broker: Recorder) -> None:
+    """A short loss of the connection costs two small messages."""
+    fleet.release(bundle())
+    fleet.enroll("press-1")
+    fleet.roll_out("double", "1.0.0")
+    publisher = connect(fleet, broker)
+    publisher.settle()
+    broker.log.clear()
+    publisher.on_up()
+    publisher.settle()
+    assert [fleet.topics.memory_marker] == broker.log
+
+
+def test_a_broker_that_forgot_gets_everything_again(fleet: FleetCore, broker: Recorder) -> None:
+    """Wholly, or back to an old backup: what is retained afterwards is the same."""
+    first, second = bundle(), bundle(version="2.0.0", counter=2)
+    manifest = fleet.release(first)
+    device = fleet.enroll("press-1")
+    rollout = fleet.roll_out("double", "1.0.0")
+    publisher = connect(fleet, broker)
+    publisher.settle()
+    fleet.say(device, "receipts", device.report(rollout.deployments[0].id, manifest, HAPPY))
+    publisher.settle()
+    backup = dict(broker.retained)
+    fleet.release(second)
+    fleet.roll_out("double", "2.0.0")
+    publisher.settle()
+    complete = dict(broker.retained)
+    for remembered in ({}, backup):
+        broker.retained = dict(remembered)
+        publisher.on_up()
+        publisher.settle()
+        _without_marker(fleet, complete)
+        assert _without_marker(fleet, complete) == _without_marker(fleet, broker.retained)
+
+
+def _without_marker(fleet: FleetCore, retained: dict[str, bytes]) -> dict[str, bytes]:
+    return {topic: payload for topic, payload in retained.items() if topic != fleet.topics.memory_marker}
+
+
+def test_the_broker_of_another_fleet_is_filled_anew(fleet: FleetCore, broker: Recorder) -> None:
+    """Somebody else's marker is not ours, and nonsense is no marker."""
+    fleet.release(bundle())
+    device = fleet.enroll("press-1")
+    publisher = connect(fleet, broker)
+    publisher.settle()
+    for marker in (b'{"instance":"another","generation":1}', b"nonsense", b"{}"):
+        broker.retained = {fleet.topics.memory_marker: marker}
+        publisher.on_up()
+        publisher.settle()
+        assert fleet.topics.director(device.id) in broker.retained
+
+
+def test_an_acknowledgement_reaches_the_device(fleet: FleetCore, broker: Recorder) -> None:
+    """Of the stream that it uses now."""
+    fleet.release(bundle())
+    device = fleet.enroll("press-1")
+    publisher = connect(fleet, broker)
+    fleet.say(device, "telemetry", device.telemetry(device.record()))
+    device.forget()
+    fleet.clock.advance(seconds=1)
+    fleet.say(device, "telemetry", device.telemetry(device.record(), device.record()))
+    publisher.settle()
+    expected = Ack(stream=device.stream, telemetry=2)
+    assert expected == Ack.from_bytes(broker.retained[fleet.topics.ack(device.id)])
+
+
+def test_metadata_is_signed_anew_before_it_ends(fleet: FleetCore, broker: Recorder) -> None:
+    """The timestamp every eight hours, the snapshot every three days, documents within two."""
+    device = fleet.enroll("press-1")
+    publisher = connect(fleet, broker)
+    publisher.settle()
+    stamps, snapshots, documents = set(), set(), set()
+    for _ in range(40):
+        fleet.clock.advance(hours=4)
+        publisher.settle()
+        stamp = parse_metadata(broker.retained[fleet.topics.timestamp], "timestamp").signed
+        sent = MetadataSet.from_bytes(broker.retained[fleet.topics.metadata])
+        (snapshot,) = [text for name, text in sent.image.items() if "snapshot" in name]
+        told = parse_metadata(broker.retained[fleet.topics.director(device.id)], "director document").signed
+        for signed in (stamp, parse_metadata(snapshot.encode(), "snapshot").signed, told):
+            assert not signed.is_expired(fleet.clock())
+        stamps.add(stamp.version)
+        snapshots.add(snapshot)
+        documents.add(told.version)
+    assert (21, 3) == (len(stamps), len(snapshots))
+    assert 3 <= len(documents) <= 7
+    with fleet.core.store.read() as session:
+        kept = session.scalars(select(MetadataRow).where(MetadataRow.name.in_(("snapshot", "timestamp"))))
+        assert 2 == len(list(kept))
+
+
+def test_a_file_that_the_disk_lost_does_not_hold_up_the_others(fleet: FleetCore, broker: Recorder) -> None:
+    """It is counted, and the rest is published."""
+    release = bundle(module=MODULE)
+    fleet.release(release)
+    device = fleet.enroll("press-1")
+    lost, damaged, manifest = (sha256(data) for data in release.files)
+    fleet.core.files.path(lost).unlink()
+    fleet.core.files.path(damaged).write_bytes(b"damaged!")
+    fleet.roll_out("double", "1.0.0")
+    connect(fleet, broker).settle()
+    assert 2 == fleet.core.counters.get("publish.bad_file")
+    assert fleet.topics.offer(manifest) in broker.retained
+    assert fleet.topics.director(device.id) in broker.retained
+
+
+class TestWants:
+    """What devices miss is published again: once for all, only what is ours, and not on everybody's whim."""
+
+    def test_each_kind_is_answered(self, fleet: FleetCore, broker: Recorder) -> None:
+        """Metadata, document, offer, index, chunks."""
+        release = bundle(module=MODULE)
+        fleet.release(release)
+        device = fleet.enroll("press-1")
+        fleet.roll_out("double", "1.0.0")
+        publisher = connect(fleet, broker)
+        publisher.settle()
+        complete = _without_marker(fleet, broker.retained)
+        broker.retained = {fleet.topics.memory_marker: broker.retained[fleet.topics.memory_marker]}
+        with fleet.core.store.read() as session:
+            blobs = [(Digest(row.digest), Digest(row.blob or "")) for row in session.scalars(select(FileRow))]
+        wants = [Want(kind="metadata"), Want(kind="director")]
+        for digest, blob in blobs:
+            chunks = tuple(range(len(fleet.core.files.index(blob).chunks)))
+            wants += [
+                Want(kind="offer", digest=digest),
+                Want(kind="blob", digest=blob),
+                Want(kind="blob", digest=blob, chunks=chunks),
+            ]
+        for want in wants:
+            fleet.say(device, "want", want.to_bytes())
+        publisher.settle()
+        assert complete == _without_marker(fleet, broker.retained)
+
+    def test_many_devices_are_answered_once(self, fleet: FleetCore, broker: Recorder) -> None:
+        """And asked again soon after, it is on its way already."""
+        fleet.release(bundle())
+        devices = [fleet.enroll(f"press-{n}") for n in range(3)]
+        fleet.roll_out("double", "1.0.0")
+        publisher = connect(fleet, broker)
+        publisher.settle()
+        broker.log.clear()
+        want = Want(kind="offer", digest=sha256(bundle().files[0])).to_bytes()
+        for _ in range(2):
+            for device in devices:
+                fleet.say(device, "want", want)
+            publisher.settle()
+        assert 1 == len(broker.log)
+        fleet.clock.advance(seconds=QUIET_MS / 1000)
+        fleet.say(devices[0], "want", want)
+        publisher.settle()
+        assert 2 == len(broker.log)
+
+    def test_what_is_not_ours_is_counted_and_not_answered(self, fleet: FleetCore, broker: Recorder) -> None:
+        """Unknown files and blobs, chunks beyond the end, files that were never published."""
+        release = bundle()
+        fleet.release(release)
+        device = fleet.enroll("press-1")
+        publisher = connect(fleet, broker)
+        publisher.settle()
+        broker.log.clear()
+        nothing = Digest("0" * 64)
+        for want in (
+            Want(kind="offer", digest=nothing),
+            Want(kind="blob", digest=nothing),
+            Want(kind="blob", digest=nothing, chunks=(0, 1)),
+            Want(kind="offer", digest=sha256(release.files[0])),
+        ):
+            fleet.say(device, "want", want.to_bytes())
+        publisher.settle()
+        assert ([], 5) == (broker.log, fleet.core.counters.get("want.unknown"))
+
+    def test_chunks_beyond_the_end_are_not_answered(self, fleet: FleetCore, broker: Recorder) -> None:
+        """The others of the same want are."""
+        release = bundle()
+        fleet.release(release)
+        device = fleet.enroll("press-1")
+        fleet.roll_out("double", "1.0.0")
+        publisher = connect(fleet, broker)
+        publisher.settle()
+        broker.log.clear()
+        with fleet.core.store.read() as session:
+            blob = Digest(session.get_one(FileRow, sha256(release.files[0])).blob or "")
+        fleet.say(device, "want", Want(kind="blob", digest=blob, chunks=(0, 7, 2**40)).to_bytes())
+        publisher.settle()
+        assert [fleet.topics.chunk(blob, 0)] == broker.log
+
+    def test_a_flood_is_bounded(self, fleet: FleetCore) -> None:
+        """What finds no room is dropped: its device asks again."""
+        device = fleet.enroll("press-1")
+        for n in range(MAX_PENDING // 256 + 2):
+            chunks = tuple(range(256))
+            fleet.wants.add(device.id, Want(kind="blob", digest=sha256(str(n).encode()), chunks=chunks))
+        assert MAX_PENDING == len(fleet.wants.take(10**6))
+        assert 512 == fleet.core.counters.get("want.dropped")
+
+    def test_a_blob_that_the_disk_lost_is_cut_again(self, fleet: FleetCore, broker: Recorder) -> None:
+        """From the file."""
+        release = bundle(module=MODULE)
+        fleet.release(release)
+        device = fleet.enroll("press-1")
+        fleet.roll_out("double", "1.0.0")
+        publisher = connect(fleet, broker)
+        publisher.settle()
+        digest = sha256(release.files[0])
+        with fleet.core.store.read() as session:
+            blob = Digest(session.get_one(FileRow, digest).blob or "")
+        for path in (fleet.workspace.server.files_path / "blobs").glob(f"{blob}.*"):
+            path.unlink()
+        broker.retained.clear()
+        fleet.say(device, "want", Want(kind="blob", digest=blob, chunks=(0,)).to_bytes())
+        publisher.settle()
+        assert release.files[0] == fetch(fleet, broker, digest)
+
+
+def test_a_device_whose_document_cannot_be_signed_holds_up_nobody(fleet: FleetCore, broker: Recorder) -> None:
+    """It is counted; the others get theirs."""
+    fleet.release(bundle())
+    fleet.enroll("press-1")
+    fleet.enroll("press-2")
+    fleet.roll_out("double", "1.0.0")
+    with fleet.core.store.write() as session:
+        outbox.mark(session, "assign", ["nobody"])
+    connect(fleet, broker).settle()
+    with fleet.core.store.read() as session:
+        assert ["press-1", "press-2"] == sorted(session.scalars(select(DirectorRow.device_id)))
+    assert Missing(kind="director", name="x") == Missing(kind="director", name="x")
