@@ -5,11 +5,12 @@ A call ends with the outputs or with a ModelError, and the next call finds a sou
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from wasmtime import Module, WasmtimeError
 
-from agent.runtime.binary import ModuleFacts, parse_declarations
+from agent.runtime.binary import parse_declarations
 from agent.runtime.cache import ModuleCache
 from agent.runtime.engine import engine_for
 from agent.runtime.errors import (
@@ -23,10 +24,34 @@ from agent.runtime.errors import (
     one_line,
 )
 from agent.runtime.module import check_abi, inspect
-from agent.runtime.sandbox import Caps, Sandbox
+from agent.runtime.sandbox import Caps, Terms, ThreadSandbox
 from protocol.tensors import TensorSpec
 
-__all__ = ["Caps", "LoadedModel", "load_model"]
+__all__ = ["Caps", "LoadedModel", "Sandbox", "load_model"]
+
+
+class Sandbox(Protocol):
+    """One instance of a module, at some isolation level. Used by one thread at a time."""
+
+    @property
+    def can_reset(self) -> bool:
+        """Whether the module has a reset of its own."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much memory the instance has now; safe to read from any thread."""
+
+    def infer(self, inputs: Sequence[bytes]) -> list[bytes]:
+        """Run the model; the instance is sound after an InputError or StatusError, not after another ModelError."""
+
+    def reset(self) -> None:
+        """Forget all state between calls; raises ModelError."""
+
+    def check_addresses(self) -> None:
+        """Raise AbiError if a tensor has moved."""
+
+    def close(self) -> None:
+        """Give everything back. Closing twice does nothing."""
 
 
 def load_model(  # noqa: PLR0913 - the ABI, the caps and the cache of one module; each is named by its type
@@ -52,7 +77,9 @@ def load_model(  # noqa: PLR0913 - the ABI, the caps and the cache of one module
         )
     if module is None and cache:
         module = cache.add(wasm, caps.stack_kib)
-    return LoadedModel(module or _compile(wasm, caps.stack_kib), facts, inputs, outputs, caps)
+    compiled = module or _compile(wasm, caps.stack_kib)
+    terms = Terms(inputs=inputs, outputs=outputs, caps=caps)
+    return LoadedModel(lambda: ThreadSandbox(compiled, terms), compiled.close, terms)
 
 
 def _compile(wasm: bytes, stack_kib: int) -> Module:
@@ -68,29 +95,27 @@ class LoadedModel:
     After a trap or a missed deadline the next call runs on a fresh instance.
     """
 
-    def __init__(
-        self,
-        module: Module,
-        facts: ModuleFacts,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-        caps: Caps,
-    ) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
-        self.caps = caps
-        self._module = module
-        self._can_grow = facts.memory_max_bytes != facts.memory_min_bytes
-        self._memory_bytes = facts.memory_min_bytes
+    def __init__(self, open_sandbox: Callable[[], Sandbox], release: Callable[[], None], terms: Terms) -> None:
+        self.inputs = terms.inputs
+        self.outputs = terms.outputs
+        self.caps = terms.caps
+        self._open_sandbox = open_sandbox
+        self._release = release
+        self._peak_bytes = 0
         self._lock = threading.Lock()
         self._is_closed = False
         self._sandbox: Sandbox | None = None
-        self._sound_sandbox()
+        try:
+            self._sound_sandbox()
+        except BaseException:
+            release()
+            raise
 
     @property
     def memory_bytes(self) -> int:
         """The most memory that the module has taken so far."""
-        return self._memory_bytes
+        sandbox = self._sandbox
+        return max(self._peak_bytes, sandbox.memory_bytes) if sandbox else self._peak_bytes
 
     def infer(self, inputs: Sequence[bytes]) -> list[bytes]:
         """Run the model on one raw little-endian tensor for each input; return one for each output.
@@ -109,9 +134,6 @@ class LoadedModel:
                 except ModelError:
                     self._discard()
                     raise
-                finally:
-                    if self._can_grow:
-                        self._note_memory()
         finally:
             if self._is_closed:
                 self.close()
@@ -158,21 +180,17 @@ class LoadedModel:
 
     def _free(self) -> None:
         self._discard()
-        self._module.close()
+        self._release()
 
     def _sound_sandbox(self) -> Sandbox:
         if self._is_closed:
             raise ModelClosedError("the model is closed")
         if self._sandbox is None:
-            self._sandbox = Sandbox(self._module, self.inputs, self.outputs, self.caps)
-            self._note_memory()
+            self._sandbox = self._open_sandbox()
         return self._sandbox
-
-    def _note_memory(self) -> None:
-        if self._sandbox is not None:
-            self._memory_bytes = max(self._memory_bytes, self._sandbox.memory_bytes)
 
     def _discard(self) -> None:
         if self._sandbox is not None:
+            self._peak_bytes = self.memory_bytes
             self._sandbox.close()
             self._sandbox = None

@@ -1,6 +1,7 @@
-"""One instance of a module under hard caps, with its calls and views of its memory where the tensors are.
+"""The isolation level `thread`: an instance of a module under hard caps, in this process.
 
-A sandbox that trapped or ran too long is not sound any more: close it and make another.
+The engine bounds its memory, stack and time. A sandbox that trapped or ran too long is not sound any more: close it
+and make another.
 """
 
 import itertools
@@ -30,19 +31,30 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: int = DEFAULT_DEADLINE_MS
 
 
-class Sandbox:
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a module is held to."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    caps: Caps
+
+
+class ThreadSandbox:
     """A sound instance. Not safe to use from two threads at once.
 
-    The views hold for its life: addresses are fixed by the ABI, and the engine never moves a memory.
+    The views of its memory, where the tensors are, hold for its life: addresses are fixed by the ABI, and the engine
+    never moves a memory.
     """
 
-    def __init__(
-        self, module: Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], caps: Caps
-    ) -> None:
-        self._caps = caps
-        self._tensors = (*inputs, *outputs)
-        self._input_count = len(inputs)
-        clocked = engine_for(caps.stack_kib)
+    memory_bytes: int
+    _infer: Call
+    _can_grow: bool
+
+    def __init__(self, module: Module, terms: Terms) -> None:
+        self._caps = terms.caps
+        self._tensors = (*terms.inputs, *terms.outputs)
+        self._input_count = len(terms.inputs)
+        clocked = engine_for(terms.caps.stack_kib)
         self._store = Store(clocked.engine)
         self._watch = Watch(clocked.clock)
         try:
@@ -59,16 +71,19 @@ class Sandbox:
             ModelError: it is not.
         """
         if len(inputs) != self._input_count:
-            raise InputError(self._misfit(inputs))
+            raise misfit(self._tensors[: self._input_count], inputs)
         try:
             for view, data in zip(self._inputs, inputs):  # noqa: B905 - a keyword costs a tenth of the whole call
                 view[:] = data
         except ValueError:
-            raise InputError(self._misfit(inputs)) from None
+            raise misfit(self._tensors[: self._input_count], inputs) from None
         try:
             status = self._infer()
         except (Trap, WasmtimeError) as error:
             raise self._explain(error) from None
+        finally:
+            if self._can_grow:
+                self.memory_bytes = self._memory.data_len(self._store)
         if status:
             raise StatusError(f"expected fleet_infer to return 0, it returned {status}", status=status)
         return [view.tobytes() for view in self._outputs]
@@ -85,11 +100,6 @@ class Sandbox:
     def can_reset(self) -> bool:
         """Whether the module has a reset of its own."""
         return self._reset is not None
-
-    @property
-    def memory_bytes(self) -> int:
-        """How much memory the instance has now."""
-        return self._memory.data_len(self._store)
 
     def check_addresses(self) -> None:
         """Raise AbiError if the module no longer names the addresses that it named first."""
@@ -125,6 +135,9 @@ class Sandbox:
         except WasmtimeError as error:
             raise MemoryCapError(f"the module cannot start within its limits: {one_line(str(error))}") from None
         self._memory = cast("Memory", exports["memory"])
+        self.memory_bytes = self._memory.data_len(self._store)
+        limits = self._memory.type(self._store).limits
+        self._can_grow = limits.min != limits.max
         calls = {name: Call(self._store, e, self._watch, ticks) for name, e in exports.items() if isinstance(e, Func)}
         self._infer = calls["fleet_infer"]
         self._reset = calls.get("fleet_reset")
@@ -162,18 +175,22 @@ class Sandbox:
             if start < end:
                 raise AbiError(f"inputs {left!r} and {right!r}: expected memory of their own, they overlap")
 
-    def _misfit(self, inputs: Sequence[bytes]) -> str:
-        expected = self._tensors[: self._input_count]
-        if len(inputs) != len(expected):
-            return f"expected {len(expected)} inputs ({', '.join(t.name for t in expected)}), got {len(inputs)}"
-        return "; ".join(
-            f"input {tensor.name!r}: expected {tensor.size_bytes:,} bytes "
-            f"({tensor.datatype} {list(tensor.shape)}), got {len(data):,}"
-            for tensor, data in zip(expected, inputs, strict=True)
-            if len(data) != tensor.size_bytes
-        )
-
     def _explain(self, error: Trap | WasmtimeError) -> ModelError:
         if isinstance(error, Trap):
             return explain_trap(error, self._caps.deadline_ms, self._caps.stack_kib)
         return ModelError(f"the engine refused the call: {one_line(str(error))}")
+
+
+def misfit(tensors: tuple[TensorSpec, ...], inputs: Sequence[bytes]) -> InputError:
+    """Return the error that says how `inputs` differ from what `tensors` take."""
+    if len(inputs) != len(tensors):
+        names = ", ".join(tensor.name for tensor in tensors)
+        return InputError(f"expected {len(tensors)} inputs ({names}), got {len(inputs)}")
+    return InputError(
+        "; ".join(
+            f"input {tensor.name!r}: expected {tensor.size_bytes:,} bytes "
+            f"({tensor.datatype} {list(tensor.shape)}), got {len(data):,}"
+            for tensor, data in zip(tensors, inputs, strict=True)
+            if len(data) != tensor.size_bytes
+        )
+    )
