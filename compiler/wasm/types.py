@@ -5,11 +5,13 @@ from typing import Final
 
 import msgspec
 
+from compiler.errors import InternalError
+
 PAGE_BYTES: Final = 65_536
 MAX_PAGES: Final = 65_536
 
 
-class EncodeError(Exception):
+class EncodeError(InternalError):
     """Our own bug: what was built is not a WebAssembly module."""
 
     code = "encode"

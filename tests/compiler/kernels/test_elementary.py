@@ -1,13 +1,19 @@
 """Elementary functions over their whole range, against the same in 64 bits."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import special
 
-from compiler.kernels import elementary
+from compiler.kernels import elementary, logarithm, trigonometry
 from compiler.kernels.target import Target
+from compiler.wasm import V128, Function, f32x4
 from tests.compiler.elementwise import Floats, apply, ulps
 
 TARGETS = list(Target)
+Exact = NDArray[np.float64]
 
 
 def spread(low: float, high: float, count: int = 400_000) -> Floats:
@@ -43,3 +49,96 @@ def test_exp_nonpositive(target: Target) -> None:
     assert ulps(got, np.exp(x.astype(np.float64))).max() <= 1.0
     tiny = apply(lambda f, v: elementary.exp_nonpositive(f, target, v), np.array([-90, -1e30, -np.inf], np.float32))
     assert np.all((tiny >= 0) & (tiny < 1.2e-38))
+
+
+Vectors = Callable[[Function, Target, V128], V128]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("function", "exact", "low", "high", "allowed_ulps", "allowed"),
+    [
+        (elementary.sigmoid, lambda x: 1 / (1 + np.exp(-x)), -87, 90, 3, 0),
+        (elementary.sigmoid, lambda x: 1 / (1 + np.exp(-x)), -2, 2, 3, 0),
+        (elementary.tanh, np.tanh, -12, 12, 3, 0),
+        (elementary.tanh, np.tanh, -0.7, 0.7, 3, 0),
+        (elementary.erf, special.erf, -5, 5, 3, 0),
+        (elementary.erf, special.erf, -1, 1, 3, 0),
+        (logarithm.log, np.log, 1e-30, 1e-20, 2, 0),
+        (logarithm.log, np.log, 1e-6, 3, 2, 0),
+        (logarithm.log, np.log, 0.9, 1.1, 2, 0),
+        (logarithm.log, np.log, 1, 3e38, 2, 0),
+        (trigonometry.sin, np.sin, -10, 10, 2, 1e-9),
+        (trigonometry.sin, np.sin, -1e8, 1e8, 2, 1e-9),
+        (trigonometry.cos, np.cos, -10, 10, 2, 1e-9),
+        (trigonometry.cos, np.cos, -1e8, 1e8, 2, 1e-9),
+        (trigonometry.tan, np.tan, -10, 10, 5, 1e-9),
+        (trigonometry.atan, np.arctan, -10, 10, 3, 0),
+        (trigonometry.atan, np.arctan, -1e30, 1e30, 3, 0),
+        (trigonometry.asin, np.arcsin, -1, 1, 4, 0),
+        (trigonometry.acos, np.arccos, -1, 1, 4, 0),
+    ],
+)
+def test_functions(
+    target: Target,
+    function: Vectors,
+    exact: Callable[[Exact], Exact],
+    low: float,
+    high: float,
+    allowed_ulps: float,
+    allowed: float,
+) -> None:
+    """No result is further off than the function's description says."""
+    x = spread(low, high)[:-4]
+    want = exact(x.astype(np.float64))
+    got = apply(lambda f, v: function(f, target, v), x)
+    far = np.abs(got.astype(np.float64) - want) > allowed
+    assert far.any()
+    assert ulps(got, want)[far].max() <= allowed_ulps
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("function", "reference"),
+    [
+        (elementary.tanh, np.tanh),
+        (elementary.erf, special.erf),
+        (elementary.sigmoid, special.expit),
+        (logarithm.log, np.log),
+        (trigonometry.atan, np.arctan),
+        (trigonometry.asin, np.arcsin),
+        (trigonometry.acos, np.arccos),
+        (trigonometry.sin, np.sin),
+    ],
+)
+def test_special_values(target: Target, function: Vectors, reference: Callable[[Exact], Exact]) -> None:
+    """Zeros, infinities, NaN, subnormal and very large numbers are what numpy makes of them."""
+    x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 3e38, -3e38, 1.0, -1.0, 2.0], np.float32)
+    if function is trigonometry.sin:
+        x = x[np.abs(x) < 1e30]
+    with np.errstate(all="ignore"):
+        want = reference(x.astype(np.float64)).astype(np.float32)
+    np.testing.assert_allclose(apply(lambda f, v: function(f, target, v), x), want, rtol=1e-6, atol=2e-38)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("exponent", [-3.5, -2.0, -0.5, 0.5, 1.0, 2.0, 3.0, 7.25, 30.0])
+def test_power(target: Target, exponent: float) -> None:
+    """At most 2 ULP off wherever the result is normal."""
+    x = np.concatenate([spread(1e-3, 3.0, 60_000), spread(3.0, 1e3, 60_000)])
+    x = x[x > 0]
+    want = x.astype(np.float64) ** exponent
+    keep = (want < 3e38) & (want > 1.2e-38)
+    got = apply(lambda f, v: logarithm.power(f, target, v, f32x4.const(exponent)), x)
+    assert ulps(got[keep], want[keep]).max() <= 2
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("exponent", [-np.inf, -3.0, -2.5, -2.0, -0.0, 0.0, 0.75, 1.0, 2.0, 3.0, 1e10, np.inf, np.nan])
+def test_power_of_special_values(target: Target, exponent: float) -> None:
+    """Signs, zeros, infinities and NaN as in C."""
+    x = np.array([0, -0.0, 1, -1, 2, -2, 0.5, -0.5, np.inf, -np.inf, np.nan, 1e-40, -3], np.float32)
+    with np.errstate(all="ignore"):
+        want = np.power(x.astype(np.float64), exponent).astype(np.float32)
+    got = apply(lambda f, v: logarithm.power(f, target, v, f32x4.const(exponent)), x)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
