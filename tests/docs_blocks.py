@@ -35,7 +35,7 @@ _PART = re.compile(
 
 
 _LONG_PART = re.compile(
-    r"^(?P<head><!-- made from here: (?P<kind>[a-z-]+) (?P<argument>\S+) -->\n)"
+    r"^(?P<head><!-- made from here: (?P<kind>[a-z-]+) ?(?P<argument>\S*) -->\n)"
     r"(?P<part>.*?)(?P<tail>^<!-- to here -->$)",
     re.DOTALL | re.MULTILINE,
 )
@@ -182,7 +182,7 @@ _MAKERS: dict[str, Callable[[str], str]] = {
     "diagram": _diagram,
     "table": _table,
     "codes": _codes,
-    "cli": docs_cli.reference,
+    "agent-commands": lambda _: docs_cli.agent_commands(),
 }
 
 

@@ -1,8 +1,7 @@
-"""The reference of both command lines, read from the commands themselves, and whether a line of a document is one."""
+"""Whether a line of a document is a command that exists, and the reference of `fleet-agent`, read from its parser."""
 
 import argparse
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
 import typer.main
@@ -11,56 +10,10 @@ from agent import cli as agent_cli
 from controller.cli.app import app
 
 
-def reference(program: str) -> str:
-    """Return the reference of `fleetctl` or `fleet-agent` as Markdown."""
-    return _fleetctl() if program == "fleetctl" else _fleet_agent()
-
-
 def problem(line: str) -> str | None:
     """Return what is wrong with a command line of a document, or None."""
     program, *words = shlex.split(line, comments=True)
     return _fleetctl_problem(words) if program == "fleetctl" else _fleet_agent_problem(words)
-
-
-def _fleetctl() -> str:
-    root = typer.main.get_command(app)
-    sections = [_section("fleetctl", root.help or "", root.params, "")]
-    for name, command in _walk(root, "fleetctl"):
-        sections.append(_section(name, command.help or "", command.params, command.epilog or ""))
-    return "\n\n".join(sections)
-
-
-def _walk(group: Any, path: str) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        yield f"{path} {name}", command
-        if hasattr(command, "commands"):
-            yield from _walk(command, f"{path} {name}")
-
-
-def _section(name: str, text: str, params: list[Any], epilog: str) -> str:
-    arguments = [p for p in params if p.param_type_name == "argument"]
-    usage = " ".join([name, *(p.metavar or p.name.upper() for p in arguments)])
-    rows = [_row(p) for p in params if not p.hidden and p.name != "help"]
-    parts = [f"### {name}", text.strip(), f"    {usage}"]
-    if rows:
-        parts.append("\n".join(["| option | |", "|---|---|", *rows]))
-    lines = [line.strip() for line in epilog.replace("\b", "").splitlines() if line.strip() not in ("", "Example:")]
-    if lines:
-        parts.append("\n".join(["```sh", *lines, "```"]))
-    return "\n\n".join(part for part in parts if part)
-
-
-def _row(param: Any) -> str:
-    names = ", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts))
-    if param.param_type_name == "argument":
-        names = f"`{param.metavar or param.name.upper()}`"
-    elif param.metavar:
-        names += f" `{param.metavar}`"
-    text = (param.help or "").replace("|", "\\|")
-    default = param.default
-    if default not in (None, False, "") and not callable(default) and "[default" not in text:
-        text += f" [default: {getattr(default, 'value', default)}]"
-    return f"| {names.replace('|', chr(92) + '|')} | {text} |"
 
 
 def _fleetctl_problem(words: list[str]) -> str | None:
@@ -95,19 +48,16 @@ def _agent_parser() -> argparse.ArgumentParser:
     return agent_cli._parser()
 
 
-def _fleet_agent() -> str:
-    parser = _agent_parser()
-    sections = [f"### fleet-agent\n\n{parser.description}"]
-    (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+def agent_commands() -> str:
+    """Return the reference of `fleet-agent` as Markdown."""
+    (commands,) = [a for a in _agent_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    sections = []
     for name, sub in commands.choices.items():
         actions = [a for a in sub._actions if "--help" not in a.option_strings]
         usage = " ".join(["fleet-agent", name, *(str(a.metavar) for a in actions if not a.option_strings)])
-        rows = [_agent_row(a) for a in actions]
+        table = "\n".join(["| option | |", "|---|---|", *map(_agent_row, actions)])
         example = (sub.epilog or "").removeprefix("Example: ")
-        table = "\n".join(["| option | |", "|---|---|", *rows])
-        sections.append(
-            f"### fleet-agent {name}\n\n{sub.description}\n\n    {usage}\n\n{table}\n\n```sh\n{example}\n```"
-        )
+        sections.append(f"### {usage}\n\n{sub.description}\n\n{table}\n\n```sh\n{example}\n```")
     return "\n\n".join(sections)
 
 

@@ -1,10 +1,13 @@
 """The documents are true: made parts are what the code says, links lead somewhere, commands run."""
 
 import re
+import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from agent.policy import Policy
 from tests import docs_cli
 from tests.docs_blocks import DOCUMENTS, HOUSE, rewrite
 
@@ -61,6 +64,21 @@ def test_every_page_names_what_it_is(path: Path) -> None:
     if text:
         assert text.startswith("# ")
         assert 1 == len(re.findall(r"^# ", text, re.MULTILINE))
+
+
+def test_the_policy_shown_is_the_default() -> None:
+    """The `policy.toml` of the device's page has every setting, with its default."""
+    block = re.search(r"```toml\n(.*?)```", (HOUSE / "docs" / "AGENT.md").read_text(), re.DOTALL)
+    assert block
+    shown = tomllib.loads(block[1])
+    assert msgspec.to_builtins(Policy()) == shown
+
+
+@document
+def test_named_tests_exist(path: Path) -> None:
+    """Each test that a document names as proof is there."""
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text()):
+        assert re.search(rf"^def {name}\(", (HOUSE / file).read_text(), re.MULTILINE), f"{file} has no {name}"
 
 
 def test_every_decision_is_listed() -> None:
