@@ -9,7 +9,7 @@ from rich.text import Text
 from controller.api import schema
 from controller.cli import options, wording
 from controller.cli.groups import example, listing_group
-from controller.cli.screen import Cell, Screen, facts, table
+from controller.cli.screen import Cell, Screen, facts, plain, table
 from controller.cli.session import session_of
 from protocol.identifiers import parse_device_id, parse_group_name
 
@@ -107,7 +107,7 @@ def explain_device(
     with session_of(ctx).client() as client:
         explanation = client.explain(device_id, model)
     screen.document(explanation)
-    screen.say(Text(explanation.summary, style="bold"))
+    screen.say(plain(explanation.summary, "bold"))
     for explained in explanation.models:
         runs = explained.installed or "nothing"
         wants = "" if explained.desired == explained.installed else f", must run {explained.desired or 'nothing'}"
@@ -166,4 +166,4 @@ def _model_rows(device: schema.Device) -> list[tuple[Cell, ...]]:
 
 
 def _styled(name: str, styles: dict[str, str]) -> Text:
-    return Text(wording.state(name), style=styles.get(name, ""))
+    return plain(wording.state(name), styles.get(name, ""))

@@ -4,8 +4,9 @@ Follows a rollout through restarts of the service; the rollout itself never depe
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from typing import Protocol
 
 import typer
 from rich.live import Live
@@ -15,10 +16,12 @@ from rich.text import Text
 from controller.api import schema
 from controller.cli import wording
 from controller.cli.groups import EXIT_NOT_ALL_WELL
-from controller.cli.screen import Cell, Screen, table
-from controller.client import FleetClient, ServiceLostError, ServiceNotRunningError
+from controller.cli.screen import Cell, Screen, plain, table, warn
+from controller.client import ServiceLostError, ServiceNotRunningError
 from protocol.lifecycle import BAD_ENDS, DEPLOYMENT, GOOD_ENDS, is_final
 
+_MANY = 16
+"""More devices than this are not shown one by one."""
 _SILENCE_S = 30.0
 _RECONNECT_PAUSE_S = 0.5
 _EXIT_INTERRUPTED = 130
@@ -54,35 +57,46 @@ def announce(screen: Screen, rollout: schema.Rollout) -> None:
     refused = f", {len(rollout.refused)} refused" if rollout.refused else ""
     screen.step("rollout", f"{rollout.id}: {wording.count(len(rollout.deployments), 'device')}{refused}")
     for planned in rollout.refused:
-        screen.say(Text.assemble("  ", (planned.device, "bold"), f" refused: {planned.reason or 'no reason given'}"))
+        screen.say(f"  {planned.device} refused: {planned.reason or 'no reason given'}")
 
 
-def changes(client: FleetClient, rollout_id: str, *, timeout_s: float) -> Iterator[schema.Rollout]:
+class RolloutSource(Protocol):
+    """Where the events of a rollout come from: FleetClient."""
+
+    def rollout_events(self, rollout_id: str, *, silence_s: float) -> Iterator[schema.Rollout | None]:
+        """Yield the rollout now and after every change, None for a sign of life."""
+
+
+def changes(client: RolloutSource, rollout_id: str, *, timeout_s: float) -> Iterator[schema.Rollout]:
     """Yield the rollout now and after every change until it ended or time is up, across restarts of the service."""
     deadline = time.monotonic() + timeout_s
+    is_lost = False
     while (left_s := deadline - time.monotonic()) > 0:
         try:
             for rollout in client.rollout_events(rollout_id, silence_s=min(_SILENCE_S, left_s)):
+                is_lost = False
                 if rollout is not None:
                     yield rollout
                     if rollout.finished_at is not None:
                         return
                 if time.monotonic() > deadline:
                     return
-        except (ServiceLostError, ServiceNotRunningError):
-            pass  # it may be restarting: the devices go on, and so do we
+        except (ServiceLostError, ServiceNotRunningError) as error:
+            if not is_lost:
+                warn(f"{error}; the rollout goes on without it, trying to reach it again")
+            is_lost = True
         time.sleep(min(_RECONNECT_PAUSE_S, max(0.0, deadline - time.monotonic())))
 
 
-def follow(screen: Screen, client: FleetClient, rollout: schema.Rollout, *, timeout_s: float) -> schema.Rollout:
+def follow(screen: Screen, client: RolloutSource, rollout: schema.Rollout, *, timeout_s: float) -> schema.Rollout:
     """Show how the rollout goes until it ended or time is up; return its last state."""
     shown: dict[str, str] = {}
-    live = Live(_progress_table(rollout), console=screen.out, transient=True) if screen.is_live else nullcontext()
+    live = Live(progress_table(rollout), console=screen.out, transient=True) if screen.is_live else nullcontext()
     try:
         with live as view:
             for rollout in changes(client, rollout.id, timeout_s=timeout_s):  # noqa: B020, PLR1704 - its newer state
                 if view is not None:
-                    view.update(_progress_table(rollout))
+                    view.update(progress_table(rollout))
                 else:
                     _say_changes(screen, rollout, shown)
     except KeyboardInterrupt:
@@ -98,9 +112,12 @@ def conclude(screen: Screen, rollout: schema.Rollout, *, is_followed: bool = Tru
         screen.say(f"next: fleetctl rollouts watch {rollout.id}")
         return 0
     good = sum(1 for d in rollout.deployments if d.state in GOOD_ENDS)
-    if rollout.deployments:
+    shown = rollout.deployments
+    if len(shown) > _MANY:
+        shown = tuple(d for d in shown if d.state not in GOOD_ENDS)
+    if shown:
         screen.say()
-        screen.say(deployments_table(rollout))
+        screen.say(deployments_table(shown))
         screen.say()
     mark = ("✓ ", "green") if is_all_well(rollout) else ("✗ ", "red")
     took = wording.took(rollout.created_at, rollout.finished_at) if rollout.finished_at else ""
@@ -117,17 +134,27 @@ def is_all_well(rollout: schema.Rollout) -> bool:
     return all(d.state in GOOD_ENDS for d in rollout.deployments)
 
 
-def deployments_table(rollout: schema.Rollout) -> Table:
-    """Return one row for each device of the rollout."""
-    return table(("device", "state", "details"), map(_deployment_row, rollout.deployments))
+def deployments_table(deployments: Sequence[schema.Deployment]) -> Table:
+    """Return one row for each device."""
+    return table(("device", "state", "details"), map(_deployment_row, deployments))
 
 
-def _progress_table(rollout: schema.Rollout) -> Table:
+def progress_table(rollout: schema.Rollout) -> Table:
+    """Return what fits a terminal: of many devices those that failed, then those that are at work."""
     done = sum(1 for d in rollout.deployments if is_final(DEPLOYMENT, d.state))
-    grid = deployments_table(rollout)
+    shown = rollout.deployments
+    if len(shown) > _MANY:
+        shown = tuple(sorted(shown, key=_urgency)[:_MANY])
+    grid = deployments_table(shown)
     grid.caption = f"{done} of {wording.count(len(rollout.deployments), 'device')} done"
     grid.caption_justify = "left"
     return grid
+
+
+def _urgency(deployment: schema.Deployment) -> int:
+    if deployment.state in BAD_ENDS:
+        return 0
+    return 3 if is_final(DEPLOYMENT, deployment.state) else 2 if deployment.state == "queued" else 1
 
 
 def _say_changes(screen: Screen, rollout: schema.Rollout, shown: dict[str, str]) -> None:
@@ -140,7 +167,7 @@ def _say_changes(screen: Screen, rollout: schema.Rollout, shown: dict[str, str])
 def _deployment_row(deployment: schema.Deployment) -> tuple[Cell, ...]:
     is_good, is_bad = deployment.state in GOOD_ENDS, deployment.state in BAD_ENDS
     style = "green" if is_good else "red" if is_bad else "yellow"
-    return deployment.device, Text(wording.state(deployment.state), style=style), _details(deployment)
+    return deployment.device, plain(wording.state(deployment.state), style), _details(deployment)
 
 
 def _details(deployment: schema.Deployment) -> str:
@@ -159,7 +186,7 @@ def _planned_row(plan: schema.Plan, planned: schema.PlannedDevice) -> tuple[Cell
     decision = "remove" if plan.version is None and planned.decision == "deploy" else planned.decision
     return (
         planned.device,
-        Text(wording.state(decision), style=styles.get(planned.decision, "")),
+        plain(wording.state(decision), styles.get(planned.decision, "")),
         planned.installed or "-",
         wording.size(planned.download_bytes) if planned.decision == "deploy" else "-",
         wording.state(planned.liveness),
@@ -177,4 +204,4 @@ def _next_steps(rollout: schema.Rollout) -> Iterator[str]:
 
 
 def _text(cell: Cell) -> Text:
-    return cell if isinstance(cell, Text) else Text(cell)
+    return cell if isinstance(cell, Text) else plain(cell)

@@ -10,10 +10,9 @@ from datetime import datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from controller.cli import wording
-from controller.cli.screen import facts
+from controller.cli.screen import facts, plain
 
 Value = str | int | float | bool | None
 
@@ -43,7 +42,7 @@ def result_grid(
         is_prose = widths[position] > _PROSE_CHARS
         grid.add_column(head, justify="right" if is_number else "left", no_wrap=not is_prose, overflow="fold")
     for row in cells:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*map(plain, row))
     return grid
 
 

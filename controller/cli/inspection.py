@@ -13,7 +13,7 @@ from compiler.inspect import MemoryReport, ModuleReport, inspect_module
 from controller.bundling.errors import BundleError, ModelFileError
 from controller.bundling.source import assemble_module, read_file, read_source
 from controller.cli import options, wording
-from controller.cli.screen import Screen, facts, table
+from controller.cli.screen import Screen, facts, plain, table
 from protocol.codec import sha256
 from protocol.errors import ProtocolError
 from protocol.identifiers import Digest
@@ -51,7 +51,7 @@ def inspect_file(file: options.ModelFile, is_json: options.Json = False) -> None
         screen.say(table(("largest functions", "signature", "code"), rows, right=("code",)))
     screen.say()
     for problem in found.problems:
-        screen.say(Text.assemble(("✗ ", "red"), problem))
+        screen.say(Text.assemble(("✗ ", "red"), plain(problem)))
     if not found.problems:
         screen.say(Text.assemble(("✓ ", "green"), "a device can load it; `fleetctl run` tries it here"))
 

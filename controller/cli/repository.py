@@ -5,12 +5,11 @@ back nothing that this machine saw before.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from controller.api.schema import TargetsAccepted
-from controller.client import FleetClient
 from controller.errors import ConflictError
 from controller.trust.image import check_continues
 from controller.workspace import OperatorHome
@@ -36,10 +35,20 @@ class KnownRelease(msgspec.Struct, frozen=True, kw_only=True):
     digest: Digest
 
 
+class TargetsService(Protocol):
+    """Who keeps the signed list: FleetClient."""
+
+    def targets(self) -> bytes:
+        """Return the current list as signed."""
+
+    def put_targets(self, signed: bytes) -> TargetsAccepted:
+        """Put a newer list in force; raises ConflictError."""
+
+
 class ImageRepository:
     """The signed list of releases behind one service, for one operator."""
 
-    def __init__(self, client: FleetClient, operator: OperatorHome) -> None:
+    def __init__(self, client: TargetsService, operator: OperatorHome) -> None:
         self._client = client
         self._operator = operator
 

@@ -48,7 +48,7 @@ def show_rollout(ctx: typer.Context, rollout_id: RolloutArgument, is_json: optio
     screen.say(_headline(rollout, datetime.now(UTC)))
     if rollout.deployments:
         screen.say()
-        screen.say(deployments_table(rollout))
+        screen.say(deployments_table(rollout.deployments))
     for planned in rollout.refused:
         screen.say(f"{planned.device} refused: {planned.reason or 'no reason given'}")
 

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.text import Text
 
 from agent.runtime.errors import ModelError
 from agent.runtime.instance import LoadedModel
@@ -19,7 +18,7 @@ from controller.bundling.source import ModelSource, read_source
 from controller.bundling.testdata import Vector, parse_vector
 from controller.bundling.values import Number, from_bytes
 from controller.cli import options, wording
-from controller.cli.screen import Screen, table
+from controller.cli.screen import Screen, plain, table
 from protocol.limits import DEFAULT_MEMORY_CAP_BYTES, MAX_TENSOR_BYTES, MIB
 from protocol.tensors import TensorSpec
 
@@ -135,7 +134,7 @@ def _describe(source: ModelSource, tensor: TensorSpec, data: bytes) -> OutputTen
 
 def _show(screen: Screen, result: RunResult) -> None:
     for output in result.outputs:
-        screen.say(Text.assemble((output.name, "bold"), f"  {output.datatype} {list(output.shape)}"))
+        screen.say(plain(f"{output.name}  {output.datatype} {list(output.shape)}", "bold"))
         if output.top is not None:
             screen.say(table(("  label", "value"), ((f"  {k}", _number(v)) for k, v in output.top), right=("value",)))
         else:

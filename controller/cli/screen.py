@@ -4,6 +4,7 @@ With `--json` stdout carries one JSON document (JSON lines for commands that wat
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
@@ -15,6 +16,8 @@ from rich.text import Text
 
 _UNTRIMMED_COLUMNS = 500
 """The width of output that goes to a file or pipe: nothing is cut off there."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Cell = str | Text
 
@@ -36,10 +39,10 @@ class Screen:
         if self.is_json:
             return
         if self.out.is_terminal:
-            self.out.print(text, highlight=False)
+            self.out.print(_safe(text), highlight=False)
             return
         with self.out.capture() as captured:
-            self.out.print(text, highlight=False)
+            self.out.print(_safe(text), highlight=False)
         sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines() or [""]))
         sys.stdout.flush()
 
@@ -50,7 +53,7 @@ class Screen:
 
     def step(self, name: str, outcome: str) -> None:
         """Say that one step of several is done."""
-        self.say(Text.assemble(("✓ ", "green"), (f"{name:<10} ", "bold"), outcome))
+        self.say(Text.assemble(("✓ ", "green"), (f"{name:<10} ", "bold"), plain(outcome)))
 
     def document(self, value: object) -> None:
         """Write the command's one document; silent without `--json`."""
@@ -64,17 +67,22 @@ class Screen:
             sys.stdout.flush()
 
 
+def plain(text: str, style: str = "") -> Text:
+    """Return text from anywhere as text: a device that fails cannot paint on the operator's terminal."""
+    return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text), style=style)
+
+
 def report_error(message: str, hint: str = "") -> None:
     """Write an error, and what to do about it, to stderr."""
     console = _console(sys.stderr)
-    console.print(Text.assemble(("error: ", "bold red"), message), highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), plain(message)), highlight=False)
     if hint:
-        console.print(Text.assemble(("hint: ", "bold"), hint), highlight=False)
+        console.print(Text.assemble(("hint: ", "bold"), plain(hint)), highlight=False)
 
 
 def warn(message: str) -> None:
     """Write a warning to stderr."""
-    _console(sys.stderr).print(Text.assemble(("warning: ", "bold yellow"), message), highlight=False)
+    _console(sys.stderr).print(Text.assemble(("warning: ", "bold yellow"), plain(message)), highlight=False)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = ()) -> Table:
@@ -87,7 +95,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequ
         justify = "right" if name in right else "left"
         grid.add_column(name, justify=justify, no_wrap=position == 0, overflow="fold")  # type: ignore[arg-type] # a literal
     for row in rows:
-        grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        grid.add_row(*map(_safe, row))
     return grid
 
 
@@ -97,8 +105,12 @@ def facts(title: str, rows: Iterable[tuple[str, Cell]]) -> RenderableType:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in rows:
-        grid.add_row(name, value if isinstance(value, Text) else Text(value))
-    return Group(Text(title, style="bold"), grid) if title else grid
+        grid.add_row(plain(name), _safe(value))
+    return Group(plain(title, "bold"), grid) if title else grid
+
+
+def _safe(shown: RenderableType) -> RenderableType:
+    return plain(shown) if isinstance(shown, str) else shown
 
 
 def _console(stream: TextIO) -> Console:
