@@ -87,6 +87,10 @@ class V128(Expr):
     type = ValueType.V128
 
 
+EXPRESSIONS: Final[dict[ValueType, type[Expr]]] = {kind.type: kind for kind in (I32, I64, F32, F64, V128)}
+"""The class of expressions of a type."""
+
+
 def i32_const(value: int) -> I32:
     """Return a constant; from -2**31 to 2**32 - 1, so that addresses and signed numbers both fit."""
     if not -(1 << 31) <= value < 1 << 32:

@@ -3,18 +3,15 @@
 Blocks are context managers that yield a label; branches name the label, never a depth.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Final
+from typing import Any, Final, cast
 
 from compiler.wasm import leb
 from compiler.wasm.expr import (
-    F32,
-    F64,
+    EXPRESSIONS,
     I32,
-    I64,
-    V128,
     E,
     Effect,
     Expr,
@@ -144,6 +141,23 @@ class Function(Callee):
         """Add a local; it starts as 0."""
         return V128Local(self._add_local(ValueType.V128), self._body)
 
+    def keep(self, value: E) -> E:
+        """Write code that computes a value once; return a local that holds it."""
+        return cast("E", self.variable(value))
+
+    def variable(self, value: Expr) -> Any:
+        """Write code that starts a new local of the type of `value` with it."""
+        make: dict[ValueType, Callable[[], Any]] = {
+            ValueType.I32: self.i32,
+            ValueType.I64: self.i64,
+            ValueType.F32: self.f32,
+            ValueType.F64: self.f64,
+            ValueType.V128: self.v128,
+        }
+        local = make[value.type]()
+        local.set(value)
+        return local
+
     def v128s(self, count: int) -> list[V128Local]:
         """Add `count` locals."""
         return [self.v128() for _ in range(count)]
@@ -247,8 +261,5 @@ class Function(Callee):
 
 def select(condition: I32, if_true: E, if_false: E) -> E:
     """Return one of two numbers or vectors; both are computed."""
-    code = if_true.code + if_false.code + condition.code + bytes([_SELECT])
-    for kind in (I32, I64, F32, F64, V128):
-        if isinstance(if_true, kind):
-            return kind(code)  # type: ignore[return-value]  # kind is the class of both, without the local
-    raise EncodeError(f"cannot select a {type(if_true).__name__}")
+    kind = cast("type[E]", EXPRESSIONS[if_true.type])  # of a local, the class of its value
+    return kind(if_true.code + if_false.code + condition.code + bytes([_SELECT]))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from compiler.wasm import leb
-from compiler.wasm.expr import I32, V128, Effect, Expr
+from compiler.wasm.expr import EXPRESSIONS, I32, V128, Effect, Expr
 from compiler.wasm.opcode import Immediate
 from compiler.wasm.opcodes import OPCODES
 from compiler.wasm.types import EncodeError
@@ -158,3 +158,13 @@ def _offset(offset: int) -> bytes:
     if not 0 <= offset < 1 << 32:
         raise EncodeError(f"expected an offset from 0 to 2**32 - 1, got {offset}")
     return leb.unsigned(offset)
+
+
+def by_name(name: str, *operands: Expr) -> Expr:
+    """Return the instruction `name` without immediates, for code that chooses it by the type of its operands."""
+    opcode = OPCODES[name]
+    if [o.type for o in operands] != list(opcode.operands) or opcode.result is None:
+        raise EncodeError(f"{name}: expected {opcode.operands}, got {[o.type for o in operands]}")
+    if opcode.immediate is not Immediate.NONE:
+        raise EncodeError(f"{name} has immediates")
+    return EXPRESSIONS[opcode.result](b"".join(o.code for o in operands) + opcode.code)
