@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import version as package_version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -145,15 +145,16 @@ class Service:
             ),
         ]
         serving = asyncio.create_task(serve_all(listeners, stop))
-        for listener in listeners:
-            await listener.is_up.wait()
+        await _first(serving, asyncio.gather(*(listener.is_up.wait() for listener in listeners)))
         endpoints_path = home.path / "endpoints.json"
         durable.replace(endpoints_path, msgspec.json.encode(self.endpoints))
         self._on_ready(self.endpoints)
         log.info("ready", extra={"api_url": self.endpoints.api_url})
-        await stop.wait()
-        endpoints_path.unlink(missing_ok=True)
-        self.core.changes.close()
+        try:
+            await _first(serving, asyncio.ensure_future(stop.wait()))
+        finally:
+            endpoints_path.unlink(missing_ok=True)
+            self.core.changes.close()
         await serving
 
     def _office(self) -> Office:
@@ -187,6 +188,14 @@ class Service:
             targets_expires=state.expires,
             warnings=tuple(warnings),
         )
+
+
+async def _first(serving: asyncio.Task[None], awaited: "asyncio.Future[Any]") -> None:
+    """Wait for `awaited`, but not longer than the listeners serve; raises what ended them."""
+    await asyncio.wait({serving, awaited}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        awaited.cancel()
+        serving.result()
 
 
 def _open_core(home: ServerHome, stack: ExitStack, world: World) -> Core:

@@ -1,6 +1,7 @@
 """Routes: devices, their groups, why they run what they run, and invites."""
 
 from litestar import get, post, put
+from litestar.params import FromPath, FromQuery, JSONBody
 
 from controller.api.access import new_actor
 from controller.api.office import OfficeDependency
@@ -13,34 +14,34 @@ from protocol.enrollment import Invite
 
 
 @get("/v1/devices", sync_to_thread=True)
-def devices(office: OfficeDependency, to: list[str] | None = None) -> list[Device]:
+def devices(office: OfficeDependency, to: FromQuery[list[str] | None] = None) -> list[Device]:
     """Return every device, or those that `to` names: `all`, groups, device ids."""
     with office.core.store.read() as session:
         return show_devices(session, resolve(session, to or [EVERYTHING]))
 
 
 @get("/v1/devices/{device:str}", sync_to_thread=True)
-def device(device: str, office: OfficeDependency) -> Device:
+def device(device: FromPath[str], office: OfficeDependency) -> Device:
     """Return one device."""
     with office.core.store.read() as session:
         return get_device(session, device)
 
 
 @put("/v1/devices/{device:str}/groups", sync_to_thread=True)
-def set_groups(device: str, data: GroupsRequest, office: OfficeDependency) -> Device:
+def set_groups(device: FromPath[str], data: JSONBody[GroupsRequest], office: OfficeDependency) -> Device:
     """Make these the groups of the device."""
     return commands.set_groups(office.core, device, data.groups, new_actor())
 
 
 @get("/v1/devices/{device:str}/explain", sync_to_thread=True)
-def explain(device: str, office: OfficeDependency, model: str | None = None) -> Explanation:
+def explain(device: FromPath[str], office: OfficeDependency, model: FromQuery[str | None] = None) -> Explanation:
     """Return why the device runs what it runs, and why not something else."""
     with office.core.store.read() as session:
         return explain_device(session, office.core.files, device, model)
 
 
 @post("/v1/invites", sync_to_thread=True)
-def invite(data: InviteRequest, office: OfficeDependency) -> InviteResponse:
+def invite(data: JSONBody[InviteRequest], office: OfficeDependency) -> InviteResponse:
     """Make a single-use invite, and the line to paste on the device."""
     invited = commands.invite(office.core, data, new_actor())
     text = str(Invite(url=office.addresses.enroll_url, ca_sha256=office.authority.fingerprint, token=invited.token))

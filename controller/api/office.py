@@ -1,9 +1,10 @@
 """What the handlers of both listeners need besides the request."""
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-from litestar.params import Dependency
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
 
 from controller.api.schema import Info
 from controller.core import Core
@@ -30,5 +31,5 @@ class Office(NamedTuple):
     describe: Callable[[], Info]
 
 
-OfficeDependency = Annotated[Office, Dependency(skip_validation=True)]
+OfficeDependency = NamedDependency[SkipValidation[Office]]
 """The parameter `office` of a handler."""

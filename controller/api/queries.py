@@ -1,6 +1,7 @@
 """Routes: dashboard queries."""
 
 from litestar import get, post
+from litestar.params import JSONBody
 
 from controller.api.office import OfficeDependency
 from controller.api.schema import NamedQuery, QueryRequest, QueryResult
@@ -13,7 +14,7 @@ def queries(office: OfficeDependency) -> list[NamedQuery]:
 
 
 @post("/v1/query", status_code=200, sync_to_thread=True)
-def query(data: QueryRequest, office: OfficeDependency) -> QueryResult:
+def query(data: JSONBody[QueryRequest], office: OfficeDependency) -> QueryResult:
     """Run a named query, or SQL over the documented views."""
     return office.queries.run(data)
 

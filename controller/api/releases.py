@@ -4,6 +4,7 @@ from typing import Any
 
 from litestar import Request, Response, get, head, post, put
 from litestar.concurrency import sync_to_thread
+from litestar.params import FromPath, FromQuery, JSONBody
 
 from controller.api.access import new_actor
 from controller.api.office import Office, OfficeDependency
@@ -47,14 +48,14 @@ async def put_targets(request: AnyRequest, office: OfficeDependency) -> TargetsA
 
 
 @head("/v1/files/{digest:str}", sync_to_thread=True)
-def has_file(digest: str, office: OfficeDependency) -> None:
+def has_file(digest: FromPath[str], office: OfficeDependency) -> None:
     """Answer 200 when the service has the file, else 404."""
     if not office.core.files.has(parse_digest(digest)):
         raise NotFoundError(f"there is no file {digest[:64]}", hint="upload it")
 
 
 @put("/v1/files/{digest:str}", request_max_body_size=None, status_code=204)
-async def put_file(request: AnyRequest, digest: str, office: OfficeDependency) -> None:
+async def put_file(request: AnyRequest, digest: FromPath[str], office: OfficeDependency) -> None:
     """Take the bytes of one file of a bundle, which must have the SHA-256 that the path names."""
     wanted = parse_digest(digest)
     announced = request.headers.get("content-length", "0")
@@ -76,21 +77,23 @@ def models(office: OfficeDependency) -> list[Model]:
 
 
 @get("/v1/releases", sync_to_thread=True)
-def releases(office: OfficeDependency, model: str | None = None) -> list[Release]:
+def releases(office: OfficeDependency, model: FromQuery[str | None] = None) -> list[Release]:
     """Return every release, or those of one model."""
     with office.core.store.read() as session:
         return list_releases(session, model)
 
 
 @get("/v1/releases/{model:str}/{version:str}", sync_to_thread=True)
-def release(model: str, version: str, office: OfficeDependency) -> Release:
+def release(model: FromPath[str], version: FromPath[str], office: OfficeDependency) -> Release:
     """Return one release."""
     with office.core.store.read() as session:
         return get_release(session, model, version)
 
 
 @post("/v1/releases/{model:str}/{version:str}/yank", status_code=200, sync_to_thread=True)
-def yank(model: str, version: str, data: YankRequest, office: OfficeDependency) -> Release:
+def yank(
+    model: FromPath[str], version: FromPath[str], data: JSONBody[YankRequest], office: OfficeDependency
+) -> Release:
     """Keep a release from every further deployment; devices that run it keep it."""
     return commands.yank(office.core, model, version, data.reason, new_actor())
 

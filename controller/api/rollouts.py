@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from litestar import Response, get, post
 from litestar.concurrency import sync_to_thread
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from controller.api.access import new_actor
@@ -25,9 +25,9 @@ KEEP_ALIVE_S = 15.0
 
 @post("/v1/rollouts")
 async def start(
-    data: RolloutRequest,
+    data: JSONBody[RolloutRequest],
     office: OfficeDependency,
-    key: Annotated[str | None, Parameter(header="Idempotency-Key")] = None,
+    key: Annotated[str | None, HeaderParameter(name="Idempotency-Key")] = None,
 ) -> Response[Rollout | Plan]:
     """Start a rollout, or return its plan when `is_dry_run`; with an Idempotency-Key it starts once."""
     if data.is_dry_run:
@@ -41,8 +41,8 @@ async def start(
 @get("/v1/rollouts", sync_to_thread=True)
 def rollouts(
     office: OfficeDependency,
-    model: str | None = None,
-    limit: Annotated[int, Parameter(ge=1, le=MAX_LISTED)] = 50,
+    model: FromQuery[str | None] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=MAX_LISTED)] = 50,
 ) -> list[Rollout]:
     """Return the newest rollouts, without their deployments."""
     with office.core.store.read() as session:
@@ -50,19 +50,19 @@ def rollouts(
 
 
 @get("/v1/rollouts/{rollout:str}", sync_to_thread=True)
-def rollout(rollout: str, office: OfficeDependency) -> Rollout:
+def rollout(rollout: FromPath[str], office: OfficeDependency) -> Rollout:
     """Return one rollout with its deployments."""
     return _read(office, rollout)
 
 
 @post("/v1/rollouts/{rollout:str}/stop", status_code=200, sync_to_thread=True)
-def stop(rollout: str, office: OfficeDependency) -> Rollout:
+def stop(rollout: FromPath[str], office: OfficeDependency) -> Rollout:
     """Give up every deployment of the rollout that is not active yet."""
     return commands.stop(office.core, rollout, new_actor())
 
 
 @get("/v1/rollouts/{rollout:str}/events", media_type="text/event-stream")
-async def events(rollout: str, office: OfficeDependency) -> ServerSentEvent:
+async def events(rollout: FromPath[str], office: OfficeDependency) -> ServerSentEvent:
     """Stream the rollout with its deployments: now, and on every change until nothing more can happen."""
     await sync_to_thread(_read, office, rollout)  # so that an unknown one is a 404 and not a broken stream
     return ServerSentEvent(_events(office, rollout))
