@@ -19,6 +19,10 @@ from protocol.tensors import SECTION_NAME, ModelSpec, TensorSpec
 from protocol.wasm import MAGIC, custom_section
 
 SIDECAR = "model.toml"
+_OTHER_FORMATS = {
+    ".onnx": "compile the ONNX model to WebAssembly first: this version pushes modules alone",
+    ".toml": "give the module that this file describes",
+}
 MINIMAL_SIDECAR = """\
 [[inputs]]
 name = "x"
@@ -115,7 +119,9 @@ def assemble_module(file_name: str, raw: bytes) -> tuple[bytes, str]:
             raise ModelFileError(f"{file_name}: {error}", hint="mend the text, then push it again") from error
     raise ModelFileError(
         f"{file_name}: not a wasm file: expected it to start with \\0asm, got {raw[:8]!r}",
-        hint="give a .wasm module, or WebAssembly text in a .wat file",
+        hint=_OTHER_FORMATS.get(
+            Path(file_name).suffix.lower(), "give a .wasm module, or WebAssembly text in a .wat file"
+        ),
     )
 
 

@@ -49,6 +49,11 @@ class FleetGroup(TyperGroup):
             failure = Failure(code=error.code, message=str(error), hint=error.hint)
         except (ProtocolError, ModelError) as error:
             failure = Failure(code=error.code, message=str(error))
+        except BrokenPipeError:
+            raise  # whoever read our output has seen enough
+        except OSError as error:
+            at = f"{error.filename}: " if error.filename else ""
+            failure = Failure(code="os", message=f"{at}{error.strerror or error}")
         report_error(failure.message, failure.hint)
         Screen(is_json=ctx.meta[_IS_JSON]).document({"error": failure})
         raise typer.Exit(EXIT_ERROR)

@@ -7,7 +7,7 @@ import msgspec
 
 from controller.bundling.bundle import Bundle
 from controller.bundling.naming import Choice, next_version
-from controller.cli.repository import ImageRepository, KnownRelease, releases_of, until_first
+from controller.cli.repository import KnownRelease, open_repository, releases_of, until_first
 from controller.client import FleetClient
 from controller.errors import ConflictError
 from controller.trust.image import add_release
@@ -82,23 +82,25 @@ class Publisher:
     def __init__(self, client: FleetClient, operator: OperatorHome) -> None:
         self._client = client
         self._operator = operator
-        self._repository = ImageRepository(client, operator)
 
     def choose(self, model: str, wanted: Choice | None, build: Build) -> ChosenRelease:
         """Return which release the file becomes now; changes nothing."""
-        return choose_release(releases_of(self._repository.fetch(), model), wanted, build)
+        with open_repository(self._client, self._operator) as repository:
+            targets_raw = repository.fetch()
+        return choose_release(releases_of(targets_raw, model), wanted, build)
 
     def publish(self, model: str, wanted: Choice | None, build: Build, *, now: datetime) -> Publication:
         """Put the release in force; raises ConflictError when its version was taken by other content meanwhile."""
         return until_first(lambda: self._publish_once(model, wanted, build, now))
 
     def _publish_once(self, model: str, wanted: Choice | None, build: Build, now: datetime) -> Publication:
-        targets_raw = self._repository.fetch()
-        chosen = choose_release(releases_of(targets_raw, model), wanted, build)
-        if not chosen.is_new:
-            return Publication(chosen=chosen)
-        bundle = chosen.bundle
-        uploaded = upload(self._client, bundle)
-        signer = self._operator.targets_signer
-        signed = add_release(targets_raw, bundle.manifest, bundle.manifest_bytes, signer, now)
-        return Publication(chosen=chosen, upload=uploaded, targets_version=self._repository.put(signed).version)
+        with open_repository(self._client, self._operator) as repository:
+            targets_raw = repository.fetch()
+            chosen = choose_release(releases_of(targets_raw, model), wanted, build)
+            if not chosen.is_new:
+                return Publication(chosen=chosen)
+            bundle = chosen.bundle
+            uploaded = upload(self._client, bundle)
+            signer = self._operator.targets_signer
+            signed = add_release(targets_raw, bundle.manifest, bundle.manifest_bytes, signer, now)
+            return Publication(chosen=chosen, upload=uploaded, targets_version=repository.put(signed).version)

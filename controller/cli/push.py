@@ -17,7 +17,7 @@ from controller.bundling.testdata import read_test_data
 from controller.cli import options, wording
 from controller.cli.following import announce, conclude, follow, is_waiting, show_plan
 from controller.cli.publishing import ChosenRelease, Publication, Publisher, Upload
-from controller.cli.screen import Screen
+from controller.cli.screen import Screen, warn
 from controller.cli.session import Session, session_of
 from controller.client import FleetClient
 from controller.errors import RefusedError
@@ -129,6 +129,8 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
         soak_ms=soak_ms,
     )
     with session_of(ctx).client() as client:
+        for warning in client.info().warnings:
+            warn(warning)
         if is_dry_run:
             _plan(screen, session_of(ctx), client, job)
             return

@@ -9,7 +9,7 @@ import typer
 from controller.api import schema
 from controller.cli import options, wording
 from controller.cli.groups import example, listing_group
-from controller.cli.repository import ImageRepository, KnownRelease, releases_of, until_first
+from controller.cli.repository import KnownRelease, open_repository, releases_of, until_first
 from controller.cli.screen import Cell, Screen, facts, table
 from controller.cli.session import session_of
 from controller.errors import NotFoundError, RefusedError
@@ -107,15 +107,17 @@ def retire_release(
     session = session_of(ctx)
     parse_model_name(model)
     with session.client() as client:
-        repository = ImageRepository(client, session.operator)
-        retired, floor = _retired(releases_of(repository.fetch(), model), model, Version.parse(version))
+        with open_repository(client, session.operator) as repository:
+            known = releases_of(repository.fetch(), model)
+        retired, floor = _retired(known, model, Version.parse(version))
         if not is_sure:
             names = ", ".join(str(release.version) for release in retired)
             typer.confirm(f"Retire {model} {names}? This cannot be taken back", abort=True, err=True)
 
         def attempt() -> schema.TargetsAccepted:
-            signed = raise_floor(repository.fetch(), model, floor, session.operator.targets_signer, datetime.now(UTC))
-            return repository.put(signed)
+            signer = session.operator.targets_signer
+            with open_repository(client, session.operator) as repository:
+                return repository.put(raise_floor(repository.fetch(), model, floor, signer, datetime.now(UTC)))
 
         accepted = until_first(attempt)
     versions = tuple(str(release.version) for release in retired)

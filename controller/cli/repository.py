@@ -4,7 +4,10 @@ A service that lies gets no signature: the list must be signed under the operato
 back nothing that this machine saw before.
 """
 
-from collections.abc import Callable
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -46,7 +49,7 @@ class TargetsService(Protocol):
 
 
 class ImageRepository:
-    """The signed list of releases behind one service, for one operator."""
+    """The signed list of releases behind one service, for one operator; `open_repository` makes one."""
 
     def __init__(self, client: TargetsService, operator: OperatorHome) -> None:
         self._client = client
@@ -69,6 +72,21 @@ class ImageRepository:
             raise OvertakenError(str(error), hint=error.hint) from error
         self._operator.remember_targets(signed)
         return accepted
+
+
+@contextmanager
+def open_repository(client: TargetsService, operator: OperatorHome) -> Iterator[ImageRepository]:
+    """Return the repository, for one command at a time on this machine.
+
+    Between fetching the list and remembering the next one, another command must not see or remember it: it would
+    take the service for a liar.
+    """
+    descriptor = os.open(operator.path / "signing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield ImageRepository(client, operator)
+    finally:
+        os.close(descriptor)
 
 
 def until_first(attempt: Callable[[], T]) -> T:

@@ -107,6 +107,7 @@ def up(  # noqa: PLR0913 - typer reads options from the signature
 def _serve(
     server: ServerHome, mqtt_url: str | None, telemetry_interval_s: int, on_ready: Callable[["Endpoints"], None]
 ) -> None:
+    _ = server.config  # a folder that is missing is said before anything is loaded
     from controller.service import serve as serve_until_stopped  # noqa: PLC0415 - slow to load; only needed here
 
     serve_until_stopped(

@@ -16,7 +16,7 @@ from controller.cli.app import app
 
 TIMEOUT_S = 60
 _PYTHON = [sys.executable, "-c"]
-_ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("FLEET_") and k != "COLUMNS"}
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("FLEET_") and k != "COLUMNS"}
 _CLEAN = dict.fromkeys(("FLEET_HOME", "FLEET_API_URL", "FLEET_TOKEN_FILE", "COLUMNS"))
 
 Done = subprocess.CompletedProcess[str]
@@ -31,7 +31,7 @@ def fleetctl(*args: str, stdin: str = "", cwd: Path | None = None) -> Done:
         text=True,
         timeout=TIMEOUT_S,
         check=False,
-        env=_ENVIRONMENT,
+        env=ENVIRONMENT,
         cwd=cwd,
     )
 
@@ -65,7 +65,7 @@ class Server:
         command = [*_PYTHON, "from controller.entry import main; main()", "--home", str(home), *args, "--json"]
         self.log = (home.parent / f"{args[0]}.log").open("w")
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=_ENVIRONMENT, start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=ENVIRONMENT, start_new_session=True
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -116,7 +116,7 @@ class Fleet:
         state = self.home.parent / name
         invited = self.ask("devices", "invite", name, *(f"--group={group}" for group in groups))
         command = fleet_agent("enroll", invited["invite"], "--state", str(state))
-        subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S, env=_ENVIRONMENT)
+        subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S, env=ENVIRONMENT)
         (state / "policy.toml").write_text(policy)
         return state
 
@@ -127,7 +127,7 @@ class Fleet:
             fleet_agent("run", "--state", str(state)),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=_ENVIRONMENT,
+            env=ENVIRONMENT,
         )
         self._agents.append(agent)
         wait_until(lambda: self.ask("devices", "show", name)["liveness"] == "online", f"{name} to be online")

@@ -1,12 +1,15 @@
 """Tests of the commands against a real service: documents, words, and errors that say what to do."""
 
 import json
+import shutil
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from tests.controller.cli.fleets import Fleet, call
+from tests.controller.cli.fleets import ENVIRONMENT, Fleet, call
 from tests.controller.wat_models import DOUBLE, GROW, LOOP, TRAP, TRIPLE, wasm
 
 
@@ -234,3 +237,28 @@ def test_a_parameter_needs_a_value(fleet: Fleet) -> None:
     """NAME=VALUE or nothing."""
     done = fleet.run("query", "version-spread", "--param", "model")
     assert (2, True) == (done.returncode, "expected NAME=VALUE, got 'model'" in done.stderr)
+
+
+def test_a_file_in_the_way_is_said(fleet: Fleet, doubler: Path, tmp_path: Path) -> None:
+    """What the system refuses is an error with the path, not a traceback."""
+    shutil.copytree(fleet.home, tmp_path / "copy", ignore=shutil.ignore_patterns("server"))
+    (tmp_path / "copy" / "operator" / "seen_targets.json").unlink(missing_ok=True)
+    (tmp_path / "copy" / "operator" / "seen_targets.json").mkdir()
+    address = ("--api-url", fleet.server.running["api_url"])
+    done = call("--home", str(tmp_path / "copy"), *address, "push", str(doubler), "--model", "in-the-way")
+    assert (1, True) == (done.returncode, "seen_targets.json: Is a directory" in done.stderr)
+
+
+def test_two_operators_may_push_at_once(fleet: Fleet, doubler: Path, tmp_path: Path) -> None:
+    """Releases that race, on one machine and from two, get a counter each; none is lost."""
+    shutil.copytree(fleet.home / "operator", tmp_path / "laptop" / "operator")
+    address = ("--api-url", fleet.server.running["api_url"], "push", "--model", "raced", "--json")
+    racers = []
+    for number, home in enumerate([fleet.home, fleet.home, tmp_path / "laptop", tmp_path / "laptop"]):
+        path = doubler.with_name(f"racing-{number}.wasm")
+        path.write_bytes(wasm(DOUBLE, producer=f"racer {number}"))
+        command = [sys.executable, "-c", "from controller.entry import main; main()", "--home", str(home), *address]
+        racers.append(subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE, env=ENVIRONMENT))
+    pushed = [json.loads(racer.communicate(timeout=60)[0]) for racer in racers]
+    assert {1, 2, 3, 4} == {document["release_counter"] for document in pushed}
+    assert 4 == len(fleet.ask("releases", "--model", "raced"))

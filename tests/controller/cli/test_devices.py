@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from protocol.lifecycle import GOOD_ENDS
-from tests.controller.cli.fleets import Fleet, wait_until
+from tests.controller.cli.fleets import ENVIRONMENT, Fleet, wait_until
 from tests.controller.wat_models import DOUBLE, TRIPLE, wasm
 
 SOAK = ("--soak-ms", "100", "--timeout", "45")
@@ -148,7 +148,7 @@ def terminal(fleet: Fleet, *args: str) -> tuple[subprocess.Popen[bytes], int]:
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
+        env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
         start_new_session=True,
     )
     os.close(theirs)
