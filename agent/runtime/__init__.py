@@ -10,6 +10,7 @@ from agent.runtime.errors import ModelError
 from agent.runtime.instance import Caps, LoadedModel, load_model
 from agent.runtime.module import ModuleFacts, assemble, check_abi, inspect
 from agent.runtime.selftest import record_vectors, run_self_test
+from agent.runtime.zygote import Zygote
 
 __all__ = [
     "Caps",
@@ -17,6 +18,7 @@ __all__ = [
     "ModelError",
     "ModuleCache",
     "ModuleFacts",
+    "Zygote",
     "assemble",
     "check_abi",
     "cpu_features",

@@ -18,10 +18,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from wasmtime import Module, WasmtimeError
+from wasmtime import WasmtimeError
 
 from agent.runtime.capacity import cpu_features, runtime_name
-from agent.runtime.engine import engine_for, settings
+from agent.runtime.compiled import Compiled
+from agent.runtime.engine import settings
 from agent.runtime.errors import CompileError, one_line
 from protocol.limits import STACK_CLASSES_KIB
 
@@ -57,24 +58,26 @@ class ModuleCache:
         self._compile_memory_bytes = compile_memory_bytes
         self._compile_timeout_s = compile_timeout_s
 
-    def find(self, wasm: bytes, stack_kib: int) -> Module | None:
+    def find(self, wasm: bytes, stack_kib: int) -> Compiled | None:
         """Return the compiled form of `wasm`, mapped, if there is a sound one."""
         path = self._path(wasm, stack_kib)
-        try:
-            expected = path.with_suffix(_MAC).read_bytes()
-            with path.open("rb") as file:
-                if not hmac.compare_digest(expected, self._mac(path.name, file)):
+        with contextlib.ExitStack() as stack:
+            try:
+                expected = path.with_suffix(_MAC).read_bytes()
+                code = stack.enter_context(path.open("rb"))
+                if not hmac.compare_digest(expected, self._mac(path.name, code)):
                     _log.warning("a compiled module on the disk is damaged: it is compiled again")
                     return None
-                # By its descriptor, so that what is mapped is what was authenticated.
-                return Module.deserialize_file(engine_for(stack_kib).engine, f"/proc/self/fd/{file.fileno()}")
-        except FileNotFoundError:
-            return None
-        except (OSError, WasmtimeError) as error:
-            _log.warning("a compiled module on the disk cannot be loaded, it is compiled again: %s", error)
-            return None
+                compiled = Compiled.map(code, stack_kib)
+            except FileNotFoundError:
+                return None
+            except (OSError, WasmtimeError) as error:
+                _log.warning("a compiled module on the disk cannot be loaded, it is compiled again: %s", error)
+                return None
+            stack.pop_all()
+            return compiled
 
-    def add(self, wasm: bytes, stack_kib: int) -> Module | None:
+    def add(self, wasm: bytes, stack_kib: int) -> Compiled | None:
         """Compile `wasm` in a process of its own and return it, mapped; None when the disk does not take it.
 
         Raises CompileError when the module does not compile within the limits.

@@ -8,23 +8,21 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from wasmtime import Module, WasmtimeError
-
-from agent.runtime.binary import parse_declarations
+from agent.runtime.binary import ModuleFacts, parse_declarations
 from agent.runtime.cache import ModuleCache
-from agent.runtime.engine import engine_for
+from agent.runtime.compiled import Compiled
 from agent.runtime.errors import (
     AbiError,
-    CompileError,
     InputError,
     MemoryCapError,
     ModelClosedError,
     ModelError,
     StatusError,
-    one_line,
 )
 from agent.runtime.module import check_abi, inspect
+from agent.runtime.process import ProcessSandbox
 from agent.runtime.sandbox import Caps, Terms, ThreadSandbox
+from agent.runtime.zygote import Zygote
 from protocol.tensors import TensorSpec
 
 __all__ = ["Caps", "LoadedModel", "Sandbox", "load_model"]
@@ -62,11 +60,33 @@ def load_model(  # noqa: PLR0913 - the ABI, the caps and the cache of one module
     *,
     stateful: bool = False,
     cache: ModuleCache | None = None,
+    zygote: Zygote | None = None,
 ) -> "LoadedModel":
-    """Compile `wasm`, or take it from `cache`, and return it ready to run; raises ModelError."""
-    module = cache.find(wasm, caps.stack_kib) if cache else None
-    # What was compiled once was valid then, and its bytes are the same.
-    facts = parse_declarations(wasm) if module else inspect(wasm)
+    """Compile `wasm`, or take it from `cache`, and return it ready to run; raises ModelError.
+
+    With a `zygote` the model runs in a process of its own (isolation level `process`), else in this one (`thread`).
+    """
+    compiled = cache.find(wasm, caps.stack_kib) if cache else None
+    with contextlib.ExitStack() as stack:
+        if compiled:
+            stack.callback(compiled.close)
+        # What was compiled once was valid then, and its bytes are the same.
+        _check_terms(parse_declarations(wasm) if compiled else inspect(wasm), caps, stateful=stateful)
+        if compiled is None:
+            compiled = (cache.add(wasm, caps.stack_kib) if cache else None) or Compiled.compile(wasm, caps.stack_kib)
+        stack.pop_all()
+    terms = Terms(inputs=inputs, outputs=outputs, caps=caps)
+    return LoadedModel(_opener(compiled, terms, zygote), compiled.close, terms)
+
+
+def _opener(compiled: Compiled, terms: Terms, zygote: Zygote | None) -> Callable[[], Sandbox]:
+    if zygote is None:
+        return lambda: ThreadSandbox(compiled.module, terms)
+    return lambda: ProcessSandbox(zygote, compiled.code_fd(), terms)
+
+
+def _check_terms(facts: ModuleFacts, caps: Caps, *, stateful: bool) -> None:
+    """Raise ModelError unless the module, by what it declares, can be what it is to be."""
     check_abi(facts)
     if stateful and "fleet_reset" not in facts.exports:
         raise AbiError("expected a stateful model to export fleet_reset, it does not")
@@ -75,18 +95,6 @@ def load_model(  # noqa: PLR0913 - the ABI, the caps and the cache of one module
             f"expected at most {caps.memory_bytes:,} bytes of memory, "
             f"got a module that starts with {facts.memory_min_bytes:,}"
         )
-    if module is None and cache:
-        module = cache.add(wasm, caps.stack_kib)
-    compiled = module or _compile(wasm, caps.stack_kib)
-    terms = Terms(inputs=inputs, outputs=outputs, caps=caps)
-    return LoadedModel(lambda: ThreadSandbox(compiled, terms), compiled.close, terms)
-
-
-def _compile(wasm: bytes, stack_kib: int) -> Module:
-    try:
-        return Module(engine_for(stack_kib).engine, wasm)
-    except WasmtimeError as error:
-        raise CompileError(f"the module does not compile: {one_line(str(error))}") from error
 
 
 class LoadedModel:

@@ -63,7 +63,7 @@ class ThreadSandbox:
             self.close()
             raise
 
-    def infer(self, inputs: Sequence[bytes]) -> list[bytes]:
+    def infer(self, inputs: Sequence[bytes | memoryview]) -> list[bytes]:
         """Run the model on one raw tensor for each input.
 
         Raises:
@@ -181,7 +181,7 @@ class ThreadSandbox:
         return ModelError(f"the engine refused the call: {one_line(str(error))}")
 
 
-def misfit(tensors: tuple[TensorSpec, ...], inputs: Sequence[bytes]) -> InputError:
+def misfit(tensors: tuple[TensorSpec, ...], inputs: Sequence[bytes | memoryview]) -> InputError:
     """Return the error that says how `inputs` differ from what `tensors` take."""
     if len(inputs) != len(tensors):
         names = ", ".join(tensor.name for tensor in tensors)

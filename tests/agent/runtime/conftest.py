@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.runtime import Caps, LoadedModel, assemble, load_model
+from agent.runtime import Caps, LoadedModel, Zygote, assemble, load_model
 from protocol.tensors import TensorSpec
 
 X = TensorSpec(name="x", datatype="FP32", shape=(2,))
@@ -41,13 +41,37 @@ def text() -> Callable[..., str]:
     return model_text
 
 
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """What forks the processes of models; one for all tests of a worker."""
+    with Zygote() as zygote:
+        yield zygote
+
+
+@pytest.fixture(params=["thread", "process"])
+def isolation(request: pytest.FixtureRequest) -> Zygote | None:
+    """Both isolation levels, as `load_model` is told of them."""
+    if request.param == "thread":
+        return None
+    found: Zygote = request.getfixturevalue("zygote")
+    return found
+
+
 @pytest.fixture
-def load() -> Iterator[Callable[..., LoadedModel]]:
-    """Load a model from text; it is closed when the test ends."""
+def load(isolation: Zygote | None) -> Iterator[Callable[..., LoadedModel]]:
+    """Load a model from text or bytes, at both isolation levels; it is closed when the test ends."""
     loaded = []
 
-    def make(wat: str, *, caps: Caps = CAPS, stateful: bool = False) -> LoadedModel:
-        loaded.append(load_model(assemble(wat), (X,), (Y,), caps, stateful=stateful))
+    def make(
+        model: str | bytes,
+        *,
+        inputs: tuple[TensorSpec, ...] = (X,),
+        outputs: tuple[TensorSpec, ...] = (Y,),
+        caps: Caps = CAPS,
+        stateful: bool = False,
+    ) -> LoadedModel:
+        wasm = assemble(model) if isinstance(model, str) else model
+        loaded.append(load_model(wasm, inputs, outputs, caps, stateful=stateful, zygote=isolation))
         return loaded[-1]
 
     yield make

@@ -1,14 +1,42 @@
-"""The engines and their clock."""
+"""The engines and their clock, at the isolation level `thread`."""
 
+import ctypes
+import struct
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.runtime import engine_features, runtime_name
+from agent.runtime import Caps, LoadedModel, assemble, engine_features, load_model, runtime_name
 from agent.runtime.deadline import PERIOD_MS, ticks_for
 from agent.runtime.engine import engine_for
+from agent.runtime.errors import DeadlineError
 from protocol.limits import STACK_CLASSES_KIB
+from protocol.tensors import TensorSpec
+
+Load = Callable[[str, int], LoadedModel]
+SPIN = "(loop $l (br $l)) (i32.const 0)"
+SPIN_ON_NEGATIVE = (
+    f"(if (result i32) (f32.lt (f32.load (i32.const 0)) (f32.const 0)) (then {SPIN}) (else (i32.const 0)))"
+)
+
+
+@pytest.fixture
+def load(text: Callable[..., str]) -> Iterator[Callable[[str, int], LoadedModel]]:
+    """Load a model from its body and its deadline, in this process."""
+    loaded = []
+
+    def make(infer: str, deadline_ms: int) -> LoadedModel:
+        x = (TensorSpec(name="x", datatype="FP32", shape=(2,)),)
+        loaded.append(load_model(assemble(text(infer)), x, x, Caps(deadline_ms=deadline_ms)))
+        return loaded[-1]
+
+    yield make
+    for model in loaded:
+        model.close()
 
 
 def test_every_configuration_is_accepted_by_the_engine() -> None:
@@ -36,3 +64,39 @@ def test_capacity_is_named() -> None:
     """What a device reports, so that releases can be matched with it."""
     assert ("simd128", "relaxed_simd") == engine_features()
     assert runtime_name().startswith("wasmtime/")
+
+
+def test_deadline_fires_while_another_thread_holds_the_interpreter(load: Load) -> None:
+    """The clock does not need Python: a call is stopped although nothing else can run."""
+    model = load(SPIN, 20)
+    with pytest.raises(DeadlineError):
+        model.infer([bytes(8)])  # the clock ticks from here on
+    cpu_s: list[float] = []
+
+    def call() -> None:
+        before = time.thread_time()
+        with pytest.raises(DeadlineError):
+            model.infer([bytes(8)])
+        cpu_s.append(time.thread_time() - before)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    watches = engine_for(64).clock._watches
+    while not any(watch.is_running for watch in watches) and thread.is_alive():
+        time.sleep(0)
+    ctypes.PyDLL(None).usleep(500_000)  # holds the interpreter lock
+    thread.join()
+    assert cpu_s[0] < 0.25
+
+
+def test_clock_rests_and_starts_again(load: Load) -> None:
+    """A device that infers nothing is not woken, and the next call has a deadline all the same."""
+    clock = engine_for(64).clock
+    model = load(SPIN_ON_NEGATIVE, 30)
+    model.infer([struct.pack("<2f", 1, 1)])
+    limit = time.monotonic() + 20
+    while clock.is_ticking and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not clock.is_ticking
+    with pytest.raises(DeadlineError):
+        model.infer([struct.pack("<2f", -1, 1)])

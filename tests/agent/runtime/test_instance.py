@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.runtime import Caps, LoadedModel, assemble, load_model
+from agent.runtime import Caps, LoadedModel
 from agent.runtime.errors import AbiError, InputError, ModelClosedError, StatusError
 from protocol.tensors import TensorSpec
 
@@ -86,7 +86,7 @@ def test_stateful_needs_a_reset(load: Load, text: Text) -> None:
         load(text(), stateful=True)
 
 
-def test_several_tensors_keep_their_order() -> None:
+def test_several_tensors_keep_their_order(load: Load) -> None:
     """Inputs and outputs are matched by index."""
     wat = """(module (memory (export "memory") 1)
       (func (export "fleet_input") (param i32) (result i32) (i32.mul (local.get 0) (i32.const 8)))
@@ -96,9 +96,8 @@ def test_several_tensors_keep_their_order() -> None:
         (i32.store8 (i32.const 65) (i32.load8_u (i32.const 0)))
         (i32.const 0)))"""
     a, b = (TensorSpec(name=name, datatype="UINT8", shape=()) for name in "ab")
-    model = load_model(assemble(wat), (a, b), (a, b), Caps())
+    model = load(wat, inputs=(a, b), outputs=(a, b))
     assert [b"\x07", b"\x05"] == model.infer([b"\x05", b"\x07"])
-    model.close()
 
 
 def test_closing_twice_is_fine_and_use_afterwards_is_not(load: Load, text: Text) -> None:
