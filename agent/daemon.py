@@ -234,11 +234,12 @@ class Daemon:
         if kind is None or kind == "ack":
             _log.warning("dropped unread: %s", message)
         else:
-            self._documents.refuse(kind, Reason.of("limit_exceeded", message))
+            self._documents.refuse(kind, Reason.of("limit_exceeded", message), self._now_ms())
 
     def _on_link_up(self) -> None:
         _log.info("connected to %s", self._identity.mqtt_url)
         self._link_problem = None
+        self._documents.connected(self._now_ms())
         self._link.resubscribe()
         self._uplink.announce(self._core.state, self._clock.wall_ms())
         self._uplink.reports.restart(self._now_ms())

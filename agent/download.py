@@ -24,7 +24,7 @@ from protocol.topics import Topics
 
 MAX_ATTEMPTS: Final = 3
 """How often a full disk, or a blob that held another file, is tried again before the deployment fails."""
-REST_MS: Final = 5_000
+REST_MS: Final = 2_000
 PROGRESS_INTERVAL_MS: Final = 1_000
 
 _log = logging.getLogger(__name__)

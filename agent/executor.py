@@ -109,6 +109,7 @@ class Executor:
     def _commit(self, action: actions.Commit) -> None:
         faults.reach("commit.before")
         self._host.commit(action.model)
+        faults.reach("commit.after")
         self._post(Committed(model=action.model, deployment_id=action.deployment_id))
 
     def _roll_back(self, action: actions.RollBack, state: State) -> None:

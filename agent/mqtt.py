@@ -10,6 +10,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -29,7 +30,8 @@ from protocol import limits
 ProtocolChoice = Literal["auto", "5", "3.1.1"]
 KEEPALIVE_S: Final = 30
 ANSWER_TIMEOUT_S: Final = 15.0
-FIRST_DELAY_S: Final = 0.5
+FIRST_DELAY_S: Final = 0.25
+STABLE_S: Final = 10.0
 MAX_DELAY_S: Final = 60.0
 MAX_INFLIGHT: Final = 20
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
@@ -84,12 +86,8 @@ class Link:
         post: Callable[[LinkEvent], None],
         rng: random.Random,
     ) -> None:
-        parts = urlsplit(endpoint.url)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise LinkError(f"expected a broker at mqtt://, mqtts://, ws:// or wss://, got {endpoint.url[:200]!r}")
         self._endpoint = endpoint
-        self._scheme, self._host, self._path = parts.scheme, parts.hostname, parts.path or "/mqtt"
-        self._port = parts.port or _PORTS[parts.scheme]
+        self._scheme, self._host, self._port, self._path = _parse_url(endpoint.url)
         self._will = will
         self._post = post
         self._rng = rng
@@ -157,8 +155,11 @@ class Link:
     def _keep_up(self) -> None:
         delay_s = FIRST_DELAY_S
         while not self._closing.is_set():
+            start_s = time.monotonic()
             was_up = self._connect_once()
-            delay_s = FIRST_DELAY_S if was_up else min(delay_s * 2, MAX_DELAY_S)
+            # Thrown out again and again is no success: perhaps another machine has a copy of this identity.
+            has_lasted = was_up and time.monotonic() - start_s > STABLE_S
+            delay_s = FIRST_DELAY_S if has_lasted else min(delay_s * 2, MAX_DELAY_S)
             self._closing.wait(delay_s * self._rng.uniform(0.5, 1.0))
 
     def _connect_once(self) -> bool:
@@ -261,6 +262,17 @@ class Link:
         client = self._client
         if client and self._is_connected and topics:
             client.subscribe([(topic, 1) for topic in topics])
+
+
+def _parse_url(url: str) -> tuple[str, str, int, str]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError as error:
+        raise LinkError(f"expected the address of a broker, got {url[:200]!r}: {error}") from error
+    if not port or not parts.hostname:
+        raise LinkError(f"expected a broker at mqtt://, mqtts://, ws:// or wss://, got {url[:200]!r}")
+    return parts.scheme, parts.hostname, port, parts.path or "/mqtt"
 
 
 def _send_without_delay(_: Client, __: object, sock: Any) -> None:

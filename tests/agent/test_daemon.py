@@ -1,0 +1,231 @@
+"""A real agent process on a real broker: the main job, restarts, and everything that must not stop it."""
+
+import re
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.runtime import assemble
+from controller.broker import start_broker
+from protocol.codec import sha256
+from tests.agent.rig import Agent, Backend, wait_for
+from tests.agent.signing import QUICK, Signing, bundle, removal, scale_wat
+
+pytestmark = pytest.mark.needs("mosquitto")
+
+PHASES = ["retrieved", "downloading", "downloaded", "verifying", "installing", "testing", "activated", "committing"]
+
+
+def test_release_is_verified_installed_tested_swapped_and_committed(agent: Agent, backend: Backend) -> None:
+    """The main job on one device: from the retained documents to a committed release that answers."""
+    first = bundle()
+    backend.release(first)
+    backend.assign(first)
+    agent.start()
+    receipt = backend.wait_end(first)
+    assert [*PHASES, "succeeded"] == backend.states("deploy-scale-1.0.0")
+    assert {"download_ms", "verify_ms", "compile_ms", "self_test_ms", "swap_us"} == set(receipt.measures)
+    assert ("1.0.0", 2.0) == agent.infer()
+    assert 0 == agent.stop()
+    assert [] == backend.errors
+
+
+def test_update_under_load_loses_no_inference(agent: Agent, backend: Backend) -> None:
+    """While a client asks without a pause, a new release takes over; every request is answered, by one or the other."""
+    first, second = bundle(), bundle("1.1.0", 2, factor=3.0)
+    backend.release(first, second)
+    backend.assign(first)
+    agent.start()
+    backend.wait_end(first)
+    answers: list[tuple[str, float]] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        with agent.client() as client:
+            while not is_over.is_set():
+                answer = client.infer("scale", {"x": [1.0]})
+                answers.append((answer.version, answer.outputs["y"].values[0]))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    backend.assign(second)
+    backend.wait_end(second)
+    is_over.set()
+    thread.join()
+    assert {("1.0.0", 2.0), ("1.1.0", 3.0)} == set(answers)
+
+
+def test_two_models_are_installed_side_by_side_and_one_is_removed(agent: Agent, backend: Backend) -> None:
+    """A device runs several models; a removal takes one away and its files with it."""
+    first, other = bundle(), bundle(model="other", factor=5.0)
+    backend.release(first, other)
+    backend.assign(first, other)
+    agent.start()
+    backend.wait_end(first)
+    backend.wait_end(other)
+    assert ("1.0.0", 5.0) == agent.infer(model="other")
+    backend.direct(backend.signing.direct(backend.signing.assignment(first, removals=(removal("other", "1.0.0"),))))
+    backend.wait("the removal", lambda: "removed" in backend.states("remove-other"))
+    assert ["scale"] == [model["model"] for model in agent.status()["models"]]
+    assert ("1.0.0", 2.0) == agent.infer()
+    kept = {sha256(data) for data in (first.raw, *first.files)}
+    wait_for("the files are gone", lambda: kept == {p.name for p in (agent.state_dir / "files").glob("[0-9a-f]*")})
+
+
+def test_committed_release_is_served_before_there_is_any_network(
+    agent: Agent, backend: Backend, tmp_path: Path
+) -> None:
+    """After a restart with no broker in reach the device answers from its disk."""
+    first = bundle()
+    backend.release(first)
+    backend.assign(first)
+    agent.start()
+    backend.wait_end(first)
+    assert 0 == agent.stop()
+    enrollment = agent.state_dir / "identity/enrollment.json"
+    enrollment.write_text(re.sub(r"127.0.0.1:\d+", "127.0.0.1:1", enrollment.read_text()))  # nobody listens there
+    agent.start()
+    agent.wait_serving()
+    assert ("1.0.0", 2.0) == agent.infer()
+    wait_for("the link says why", lambda: agent.status()["link_problem"])
+    assert agent.status()["is_connected"] is False
+
+
+def test_broker_that_comes_late_is_waited_for(tmp_path: Path) -> None:
+    """The agent starts with no broker, tries on, and does its work when the broker comes."""
+    with start_broker("mosquitto", port=0, directory=tmp_path / "first") as broker:
+        url = broker.url
+    signing = Signing()
+    signing.enroll(tmp_path / "state", url)
+    agent = Agent(tmp_path / "state")
+    agent.start()
+    agent.wait_serving()
+    port = int(url.rpartition(":")[2])
+    try:
+        with start_broker("mosquitto", port=port, directory=tmp_path / "second"):
+            backend = Backend(url, signing)
+            first = bundle()
+            backend.release(first)
+            backend.assign(first)
+            backend.wait_end(first)
+            backend.close()
+    finally:
+        agent.stop()
+
+
+def test_birth_and_death_name_the_session(agent: Agent, backend: Backend) -> None:
+    """A birth says what the device is and holds; a clean stop says death, and a kill has the broker say it."""
+    agent.start()
+    birth = backend.wait("a birth", lambda: next((m for m in backend.liveness if m.online), None))
+    assert birth.capacity is not None
+    assert (1, (1,), ()) == (birth.session, birth.protocol_versions, birth.slots)
+    assert 0 == agent.stop()
+    assert backend.wait("a death", lambda: next((m for m in backend.liveness if not m.online), None)).session == 1
+    agent.start()
+    backend.wait("the second birth", lambda: any(m.online and m.session == 2 for m in backend.liveness))
+    agent.kill()
+    backend.wait("the second death", lambda: any(not m.online and m.session == 2 for m in backend.liveness))
+
+
+def test_birth_names_the_slots_after_a_commit(agent: Agent, backend: Backend) -> None:
+    """When the slots change the retained birth says so."""
+    first = bundle()
+    backend.release(first)
+    backend.assign(first)
+    agent.start()
+    backend.wait_end(first)
+    backend.wait(
+        "the slots",
+        lambda: any([("scale", "1.0.0")] == [(s.model, s.active) for s in m.slots] for m in backend.liveness),
+    )
+
+
+def test_telemetry_counts_what_was_asked_and_survives_a_time_without_controller(agent: Agent, backend: Backend) -> None:
+    """Inferences are counted once each, also across a restart while nobody acknowledges."""
+    backend.is_acknowledging = False
+    first = bundle()
+    backend.release(first)
+    backend.assign(first)
+    agent.start()
+    backend.wait_end(first)
+    for _ in range(5):
+        agent.infer()
+    assert 0 == agent.stop()
+    agent.start()
+    agent.wait_serving()
+    for _ in range(3):
+        agent.infer()
+    assert 0 == agent.stop()
+
+    def inferences() -> int:
+        return sum(usage.inferences for record in backend.telemetry for usage in record.models)
+
+    backend.wait("all inferences", lambda: inferences() >= 8)
+    assert 8 == inferences()
+    assert [] == backend.errors
+
+
+def test_acknowledged_reports_are_forgotten(agent: Agent, backend: Backend) -> None:
+    """The retained ack empties the device's outbox."""
+    first = bundle()
+    backend.release(first)
+    backend.assign(first)
+    agent.start()
+    backend.wait_end(first)
+    wait_for("an empty outbox", lambda: agent.status()["unsent_receipts"] == 0)
+
+
+def test_second_agent_on_the_same_state_is_refused(agent: Agent, backend: Backend) -> None:
+    """Two agents would spoil each other's state: the second one says so and ends."""
+    agent.start()
+    agent.wait_serving()
+    second = Agent(agent.state_dir)
+    second.start()
+    assert 1 == second.process.wait(10)
+    assert "another fleet-agent runs" in agent.log()
+
+
+def test_release_that_fails_while_it_answers_is_rolled_back_and_no_request_is_lost(
+    agent: Agent, backend: Backend
+) -> None:
+    """A trap during the soak is answered by the release before; the deployment is rolled back, its layer named."""
+    trap_above_10 = "(if (f32.gt (f32.load (i32.const 0)) (f32.const 10)) (then unreachable))" + _scale(3)
+    first = bundle()
+    second = bundle("1.1.0", 2, wasm=assemble(scale_wat(3.0, infer=trap_above_10)))
+    backend.release(first, second)
+    backend.assign(first)
+    agent.start()
+    backend.wait_end(first)
+    patient = backend.signing.assignment(second, config=msgspec.structs.replace(QUICK, soak_ms=60_000))
+    backend.direct(backend.signing.direct(patient))
+    backend.wait("the activation", lambda: "activated" in backend.states("deploy-scale-1.1.0"))
+    assert ("1.1.0", 3.0) == agent.infer(1.0)
+    assert ("1.0.0", 22.0) == agent.infer(11.0)
+    receipt = backend.wait_end(second, "rolled_back")
+    assert receipt.reason is not None
+    assert "trap" == receipt.reason.code
+    assert "layer" in receipt.reason.message
+    assert ("1.0.0", 2.0) == agent.infer(1.0)
+
+
+def test_damaged_file_of_the_active_release_is_fetched_again(agent: Agent, backend: Backend) -> None:
+    """A release whose file went bad on the disk is not run; the device gets it anew and serves it again."""
+    first = bundle()
+    backend.release(first)
+    backend.assign(first)
+    agent.start()
+    backend.wait_end(first)
+    assert 0 == agent.stop()
+    reported = len(backend.receipts)
+    (agent.state_dir / "files" / sha256(first.files[0])).write_bytes(b"bad")
+    agent.start()
+    agent.wait_serving()
+    wait_for("the repair", lambda: [m["active"] for m in agent.status()["models"]] == ["1.0.0"], agent.log)
+    assert ("1.0.0", 2.0) == agent.infer()
+    assert reported == len(backend.receipts)
+
+
+def _scale(factor: float) -> str:
+    return f"(f32.store (i32.const 64) (f32.mul (f32.const {factor}) (f32.load (i32.const 0)))) (i32.const 0)"
