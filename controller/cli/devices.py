@@ -9,7 +9,7 @@ from rich.text import Text
 from controller.api import schema
 from controller.cli import options, wording
 from controller.cli.groups import example, listing_group
-from controller.cli.screen import Cell, Screen, facts, plain, table
+from controller.cli.screen import Cell, Screen, facts, plain
 from controller.cli.session import session_of
 from protocol.identifiers import parse_device_id, parse_group_name
 
@@ -32,7 +32,7 @@ def list_devices(ctx: typer.Context, to: options.To = None, is_json: options.Jso
         return
     now = datetime.now(UTC)
     columns = ("device", "liveness", "state", "models", "groups", "last seen")
-    screen.say(table(columns, (_row(device, now) for device in devices)))
+    screen.table(columns, (_row(device, now) for device in devices))
 
 
 @app.command("show", epilog=example("fleetctl devices show cam-1"))
@@ -56,7 +56,7 @@ def show_device(ctx: typer.Context, device_id: DeviceArgument, is_json: options.
     screen.say(facts(device.id, rows))
     if device.models:
         screen.say()
-        screen.say(table(("model", "installed", "desired", "previous", "deployment"), _model_rows(device)))
+        screen.table(("model", "installed", "desired", "previous", "deployment"), _model_rows(device))
 
 
 @app.command("invite", epilog=example("fleetctl devices invite cam-1 --group site-a"))
@@ -140,7 +140,7 @@ def group_device(
 
 
 def _row(device: schema.Device, now: datetime) -> tuple[Cell, ...]:
-    models = ", ".join(f"{m.model} {m.installed}" for m in device.models if m.installed)
+    models = "\n".join(f"{m.model} {m.installed}" for m in device.models if m.installed)
     return (
         device.id,
         _styled(device.liveness, _LIVENESS_STYLES),

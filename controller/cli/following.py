@@ -38,7 +38,7 @@ def show_plan(screen: Screen, plan: schema.Plan) -> None:
     total = sum(p.download_bytes for p in plan.devices if p.decision == "deploy")
     if plan.devices:
         columns = ("device", "decision", "installed", "download", "liveness", "reason")
-        screen.say(table(columns, (_planned_row(plan, planned) for planned in plan.devices), right=("download",)))
+        screen.table(columns, (_planned_row(plan, planned) for planned in plan.devices), right=("download",))
     else:
         screen.say("no device matches")
     deployed = wording.count(counts["deploy"], "device")

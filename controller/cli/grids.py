@@ -9,18 +9,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from controller.cli import wording
-from controller.cli.screen import facts, plain
+from controller.cli.screen import GAP, PROSE_CHARS, facts, longest_line, table
 
 Value = str | int | float | bool | None
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
-_PROSE_CHARS = 12
-"""A column with longer texts may be wrapped down to this width; all others are kept whole."""
-_GAP = 2
 
 
 def result_grid(
@@ -28,22 +24,15 @@ def result_grid(
 ) -> RenderableType:
     """Return the rows for a terminal of `width` columns."""
     cells = [[_cell(value, now) for value in row] for row in rows]
-    widths = [max(len(row[position]) for row in cells) for position in range(len(columns))]
-    heads = [_head(name, cell_width) for name, cell_width in zip(columns, widths, strict=True)]
+    widths = [max(longest_line(row[position]) for row in cells) for position in range(len(columns))]
+    heads = [_head(name, chars) for name, chars in zip(columns, widths, strict=True)]
     least = sum(
-        max(min(cell_width, _PROSE_CHARS), *map(len, head.splitlines())) + _GAP
-        for head, cell_width in zip(heads, widths, strict=True)
+        max(min(chars, PROSE_CHARS), longest_line(head)) + GAP for head, chars in zip(heads, widths, strict=True)
     )
-    if least - _GAP > width:
+    if least - GAP > width:
         return Group(*(_block(columns, row) for row in cells))
-    grid = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for position, head in enumerate(heads):
-        is_number = any(isinstance(row[position], int | float) for row in rows)
-        is_prose = widths[position] > _PROSE_CHARS
-        grid.add_column(head, justify="right" if is_number else "left", no_wrap=not is_prose, overflow="fold")
-    for row in cells:
-        grid.add_row(*map(plain, row))
-    return grid
+    numbers = [head for n, head in enumerate(heads) if any(isinstance(row[n], int | float) for row in rows)]
+    return table(heads, cells, right=numbers, width=width)
 
 
 def _block(columns: Sequence[str], row: Sequence[str]) -> RenderableType:

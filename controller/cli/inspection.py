@@ -13,7 +13,7 @@ from compiler.inspect import MemoryReport, ModuleReport, inspect_module
 from controller.bundling.errors import BundleError, ModelFileError
 from controller.bundling.source import assemble_module, read_file, read_source
 from controller.cli import options, wording
-from controller.cli.screen import Screen, facts, plain, table
+from controller.cli.screen import Screen, facts, plain
 from protocol.codec import sha256
 from protocol.errors import ProtocolError
 from protocol.identifiers import Digest
@@ -48,7 +48,7 @@ def inspect_file(file: options.ModelFile, is_json: options.Json = False) -> None
     if largest:
         rows = ((f.name or f"function {f.index}", f.signature, wording.size(f.code_bytes)) for f in largest)
         screen.say()
-        screen.say(table(("largest functions", "signature", "code"), rows, right=("code",)))
+        screen.table(("largest functions", "signature", "code"), rows, right=("code",))
     screen.say()
     for problem in found.problems:
         screen.say(Text.assemble(("✗ ", "red"), plain(problem)))

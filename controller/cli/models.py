@@ -8,7 +8,7 @@ from controller.api import schema
 from controller.cli import options
 from controller.cli.following import announce, conclude, follow, is_waiting, show_plan
 from controller.cli.groups import example, listing_group
-from controller.cli.screen import Screen, table
+from controller.cli.screen import Screen
 from controller.cli.session import session_of
 from protocol.identifiers import parse_model_name
 
@@ -26,7 +26,7 @@ def list_models(ctx: typer.Context, is_json: options.Json = False) -> None:
         screen.say("no models yet: `fleetctl push model.wasm` makes the first release of one")
         return
     rows = ((m.name, m.latest or "-", f"{m.releases}", f"{m.devices}") for m in models)
-    screen.say(table(("model", "latest", "releases", "devices"), rows, right=("releases", "devices")))
+    screen.table(("model", "latest", "releases", "devices"), rows, right=("releases", "devices"))
 
 
 @app.command("undeploy", epilog=example("fleetctl models undeploy digits --to site-a"))

@@ -11,7 +11,7 @@ import typer
 from controller.api import schema
 from controller.cli import options
 from controller.cli.grids import result_grid
-from controller.cli.screen import Screen, table, warn
+from controller.cli.screen import Screen, warn
 from controller.cli.session import session_of
 from controller.client import FleetClient
 from controller.errors import NotFoundError
@@ -81,7 +81,7 @@ def _show_sql(screen: Screen, named: schema.NamedQuery) -> None:
 def _list(screen: Screen, queries: list[schema.NamedQuery]) -> None:
     screen.document(queries)
     rows = ((q.name, ", ".join(q.parameters) or "-", q.about) for q in queries)
-    screen.say(table(("query", "parameters", "what it shows"), rows))
+    screen.table(("query", "parameters", "what it shows"), rows)
 
 
 def _write(screen: Screen, result: schema.QueryResult, form: Format) -> None:

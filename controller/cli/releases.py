@@ -10,7 +10,7 @@ from controller.api import schema
 from controller.cli import options, wording
 from controller.cli.groups import example, listing_group
 from controller.cli.repository import KnownRelease, open_repository, releases_of, until_first
-from controller.cli.screen import Cell, Screen, facts, table
+from controller.cli.screen import Cell, Screen, facts
 from controller.cli.session import session_of
 from controller.errors import NotFoundError, RefusedError
 from controller.trust.image import raise_floor
@@ -48,7 +48,7 @@ def list_releases(
     now = datetime.now(UTC)
     columns = ("release", "counter", "module", "memory", "devices", "status", "made")
     numbers = ("counter", "module", "memory", "devices")
-    screen.say(table(columns, (_row(release, now) for release in releases), right=numbers))
+    screen.table(columns, (_row(release, now) for release in releases), right=numbers)
 
 
 @app.command("show", epilog=example("fleetctl releases show digits 1.0.0"))

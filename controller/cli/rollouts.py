@@ -9,7 +9,7 @@ from controller.api import schema
 from controller.cli import options, wording
 from controller.cli.following import changes, conclude, deployments_table, follow, is_all_well
 from controller.cli.groups import EXIT_NOT_ALL_WELL, example, listing_group
-from controller.cli.screen import Cell, Screen, table
+from controller.cli.screen import Cell, Screen
 from controller.cli.session import session_of
 from protocol.lifecycle import BAD_ENDS, GOOD_ENDS
 
@@ -35,7 +35,7 @@ def list_rollouts(
         return
     now = datetime.now(UTC)
     columns = ("rollout", "release", "to", "state", "well", "bad", "open", "started")
-    screen.say(table(columns, (_row(rollout, now) for rollout in rollouts), right=("well", "bad", "open")))
+    screen.table(columns, (_row(rollout, now) for rollout in rollouts), right=("well", "bad", "open"))
 
 
 @app.command("show", epilog=example("fleetctl rollouts show ROLLOUT"))

@@ -18,7 +18,7 @@ from controller.bundling.source import ModelSource, read_source
 from controller.bundling.testdata import Vector, parse_vector
 from controller.bundling.values import Number, from_bytes
 from controller.cli import options, wording
-from controller.cli.screen import Screen, plain, table
+from controller.cli.screen import Screen, plain
 from protocol.limits import DEFAULT_MEMORY_CAP_BYTES, MAX_TENSOR_BYTES, MIB
 from protocol.tensors import TensorSpec
 
@@ -136,7 +136,7 @@ def _show(screen: Screen, result: RunResult) -> None:
     for output in result.outputs:
         screen.say(plain(f"{output.name}  {output.datatype} {list(output.shape)}", "bold"))
         if output.top is not None:
-            screen.say(table(("  label", "value"), ((f"  {k}", _number(v)) for k, v in output.top), right=("value",)))
+            screen.table(("  label", "value"), ((f"  {k}", _number(v)) for k, v in output.top), right=("value",))
         else:
             shown = ", ".join(map(_number, output.data[:10]))
             screen.say(f"  {shown}{', …' if len(output.data) > 10 else ''}")

@@ -7,9 +7,10 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from typing import TextIO, overload
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,10 @@ _UNTRIMMED_COLUMNS = 500
 """The width of output that goes to a file or pipe: nothing is cut off there."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+GAP = 2
+PROSE_CHARS = 12
+"""A column with longer texts may be wrapped; all others are kept whole."""
 
 Cell = str | Text
 
@@ -45,6 +50,10 @@ class Screen:
             self.out.print(_safe(text), highlight=False)
         sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines() or [""]))
         sys.stdout.flush()
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = ()) -> None:
+        """Show a table to people; silent with `--json`."""
+        self.say(table(columns, rows, right=right, width=self.out.width))
 
     def verbatim(self, text: str) -> None:
         """Write text as it is, for people to copy; silent with `--json`."""
@@ -85,23 +94,35 @@ def warn(message: str) -> None:
     _console(sys.stderr).print(Text.assemble(("warning: ", "bold yellow"), plain(message)), highlight=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = ()) -> Table:
-    """Return a plain table that fits 80 columns; `right` names the columns of numbers.
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = (), width: int | None = None
+) -> Table:
+    """Return a plain table; `right` names the columns of numbers.
 
-    The first column is never wrapped or cut: it is what a person copies.
+    Long texts are wrapped and short ones kept whole. So is the first column, which is what a person copies, unless
+    the table would then be wider than `width`.
     """
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    cells = [[_safe(cell) for cell in row] for row in rows]
+    widest = [max(longest_line(name), *(longest_line(row[n]) for row in cells), 0) for n, name in enumerate(columns)]
+    others = sum(min(chars, PROSE_CHARS) + GAP for chars in widest[1:])
+    grid = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for position, name in enumerate(columns):
-        justify = "right" if name in right else "left"
-        grid.add_column(name, justify=justify, no_wrap=position == 0, overflow="fold")  # type: ignore[arg-type] # a literal
-    for row in rows:
-        grid.add_row(*map(_safe, row))
+        is_first = position == 0 and (width is None or widest[0] + others <= width)
+        is_whole = is_first or widest[position] <= PROSE_CHARS
+        grid.add_column(name, justify="right" if name in right else "left", no_wrap=is_whole, overflow="fold")
+    for row in cells:
+        grid.add_row(*row)
     return grid
+
+
+def longest_line(text: Cell) -> int:
+    """Return how many columns of a terminal the text needs when it is not wrapped."""
+    return max((cell_len(line) for line in str(text).splitlines()), default=0)
 
 
 def facts(title: str, rows: Iterable[tuple[str, Cell]]) -> RenderableType:
     """Return what is known of one thing: its title, if any, then a name and a value on each line."""
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    grid = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=False)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in rows:
@@ -109,6 +130,10 @@ def facts(title: str, rows: Iterable[tuple[str, Cell]]) -> RenderableType:
     return Group(plain(title, "bold"), grid) if title else grid
 
 
+@overload
+def _safe(shown: Cell) -> Text: ...
+@overload
+def _safe(shown: RenderableType) -> RenderableType: ...
 def _safe(shown: RenderableType) -> RenderableType:
     return plain(shown) if isinstance(shown, str) else shown
 

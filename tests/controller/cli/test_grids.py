@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from controller.cli.grids import Value, result_grid
+from controller.cli.screen import table
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -57,3 +58,13 @@ def test_markup_in_data_is_text() -> None:
 def test_escape_sequences_in_data_are_shown_as_marks() -> None:
     """Neither can it do so with the terminal's own codes."""
     assert "\N{REPLACEMENT CHARACTER}[31mred" == lines(["reason"], [["\x1b[31mred"]])[1]
+
+
+def test_a_table_of_long_names_fits() -> None:
+    """When everything is long, names are wrapped too, and nothing is cut off."""
+    console = Console(file=io.StringIO(), width=40)
+    console.print(table(("device", "groups"), [("a-very-long-name-of-a-camera", "north, " * 9)], width=40))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= 40
+    assert "a-very-long-name-of-a-camera" == "".join(line.split("  ")[0] for line in shown.splitlines()[1:])
