@@ -11,7 +11,9 @@
     ├── StatusError             it said itself that it failed
     ├── SelfTestError           its outputs are not those that the release promises
     ├── InputError              the caller's tensors do not fit the model
-    └── ModelClosedError        the model was closed before the call began
+    ├── ModelClosedError        the model was closed before the call began
+    ├── ProcessStartError       the machine does not let us start a process for the model
+    └── ProcessDiedError        the model's process ended by itself, or is not to be believed
 
 Each class carries a stable `code`: it is what a receipt, a telemetry counter and a test name.
 """
@@ -103,6 +105,21 @@ class ModelClosedError(ModelError):
     """The model was closed before the call began."""
 
     code = "closed"
+
+
+class ProcessStartError(ModelError):
+    """The machine does not let us start a process for the model."""
+
+    code = "process_start"
+
+
+class ProcessDiedError(ModelError):
+    """The model's process ended by itself, or is not to be believed.
+
+    It broke the engine or a limit of the kernel, or the machine ran out of memory.
+    """
+
+    code = "process_died"
 
 
 def printable(name: str) -> str:

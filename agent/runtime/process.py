@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from agent.runtime.errors import DeadlineError, ModelError
+from agent.runtime.errors import DeadlineError, ProcessDiedError, ProcessStartError
 from agent.runtime.sandbox import Terms, misfit
 from agent.runtime.wire import (
     CHECK,
@@ -27,17 +27,11 @@ from agent.runtime.wire import (
     layout,
     restore,
 )
-from agent.runtime.zygote import ProcessStartError, Zygote
+from agent.runtime.zygote import Zygote
 
 GRACE_S: Final = 1.0
 """How much longer than its deadline a model's process has to say that it was stopped, before it is killed."""
 START_GRACE_S: Final = 20.0
-
-
-class ProcessDiedError(ModelError):
-    """The model's process ended by itself: it broke the engine, or the machine ran out of memory."""
-
-    code = "process_died"
 
 
 class ProcessSandbox:
@@ -53,13 +47,14 @@ class ProcessSandbox:
         try:
             self._fork(zygote, code_fd)
             ready = self._receive(START_GRACE_S + 3 * terms.caps.deadline_ms / 1000)
+            if not isinstance(ready, Ready):
+                raise ProcessDiedError("the model's process spoke nonsense: expected that it is ready")
         except OSError as error:
             self.close()
             raise ProcessStartError(f"cannot start a process for the model: {error}") from error
         except BaseException:
             self.close()
             raise
-        assert isinstance(ready, Ready)
         self.can_reset = ready.can_reset
 
     def infer(self, inputs: Sequence[bytes]) -> list[bytes]:

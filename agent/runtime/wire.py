@@ -1,7 +1,7 @@
 """What goes between the agent and a process that runs one model: terms in, errors out."""
 
 import itertools
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -13,6 +13,8 @@ from agent.runtime.errors import (
     MemoryCapError,
     ModelClosedError,
     ModelError,
+    ProcessDiedError,
+    ProcessStartError,
     SelfTestError,
     StackOverflowError,
     StatusError,
@@ -34,6 +36,8 @@ _PLAIN: Final[dict[str, type[ModelError]]] = {
         InputError,
         MemoryCapError,
         ModelClosedError,
+        ProcessDiedError,
+        ProcessStartError,
         SelfTestError,
         UndeclaredImportError,
     )
@@ -41,17 +45,20 @@ _PLAIN: Final[dict[str, type[ModelError]]] = {
 _TRAPS: Final[dict[str, type[TrapError]]] = {kind.code: kind for kind in (TrapError, StackOverflowError)}
 
 
+MemoryBytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """The instance is sound, and this is what it is like."""
 
-    memory_bytes: int
+    memory_bytes: MemoryBytes
     can_reset: bool
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     """The call succeeded; outputs are in the shared memory."""
 
-    memory_bytes: int
+    memory_bytes: MemoryBytes
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -59,7 +66,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
     code: str
     message: str
-    memory_bytes: int = 0
+    memory_bytes: MemoryBytes = 0
     kind: str = ""
     function: str | None = None
     offset: int = 0
@@ -77,11 +84,11 @@ def encode(value: Reply | Terms) -> bytes:
 
 
 def decode_reply(raw: bytes) -> Reply:
-    """Return what a model's process says; raises ModelError if it is no reply: the process is not believed."""
+    """Return what a model's process says; raises ProcessDiedError if it is no reply: the process is not believed."""
     try:
         reply: Reply = _replies.decode(raw)
     except msgspec.DecodeError as error:
-        raise ModelError(f"the model's process spoke nonsense: {error}") from error
+        raise ProcessDiedError(f"the model's process spoke nonsense: {error}") from error
     return reply
 
 

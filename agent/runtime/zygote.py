@@ -12,17 +12,11 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-from agent.runtime.errors import ModelError
+from agent.runtime.errors import ProcessStartError
 
 PATIENCE_S: Final = 20.0
 """How long a fork may take on a machine that has better things to do."""
 _PROGRAM: Final = "agent.runtime.zygote_process"
-
-
-class ProcessStartError(ModelError):
-    """The machine does not let us start a process for the model."""
-
-    code = "process_start"
 
 
 class Zygote:

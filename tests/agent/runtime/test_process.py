@@ -14,8 +14,7 @@ import pytest
 
 from agent.runtime import Caps, LoadedModel, ModelError, ModuleCache, Zygote, assemble, load_model
 from agent.runtime import errors as error_module
-from agent.runtime.errors import DeadlineError, StatusError, TrapError
-from agent.runtime.process import ProcessDiedError
+from agent.runtime.errors import DeadlineError, ProcessDiedError, ProcessStartError, StatusError, TrapError
 from agent.runtime.sandbox import Terms
 from agent.runtime.wire import (
     MAX_MESSAGE_BYTES,
@@ -28,7 +27,6 @@ from agent.runtime.wire import (
     layout,
     restore,
 )
-from agent.runtime.zygote import ProcessStartError
 from protocol.limits import MAX_RANK, MAX_TENSORS
 from protocol.tensors import TensorSpec
 
@@ -213,10 +211,12 @@ def test_every_error_survives_the_way_to_the_agent() -> None:
         assert (type(error), str(error), vars(error)) == (type(restored), str(restored), vars(restored))
 
 
-@pytest.mark.parametrize("raw", [b"", b"\xff", b"\x80", encode(Done(memory_bytes=1))[:-1]])
+@pytest.mark.parametrize(
+    "raw", [b"", b"\xff", b"\x80", encode(Done(memory_bytes=1))[:-1], encode(Done(memory_bytes=-1))]
+)
 def test_nonsense_from_a_process_is_an_error(raw: bytes) -> None:
     """A process that was taken over cannot harm the agent by what it says."""
-    with pytest.raises(ModelError, match="nonsense"):
+    with pytest.raises(ProcessDiedError, match="nonsense"):
         decode_reply(raw)
 
 
