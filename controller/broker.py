@@ -34,6 +34,7 @@ _STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.02
 _FREE_PORT_TRIES = 5
 _PR_SET_PDEATHSIG = 1
+_DAEMON_FOLDERS = ["/usr/sbin", "/usr/local/sbin"]
 _PORT_HINT = "stop what uses it, or choose another port for the broker (port 0 takes any free one)"
 
 _MOSQUITTO_CONF = """\
@@ -134,7 +135,10 @@ def start_broker(kind: Kind = "auto", *, host: str = "127.0.0.1", port: int = 18
         raise BrokerError(
             "mosquitto is not installed", hint="install it (apt install mosquitto), or use the embedded broker"
         )
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BrokerError(f"cannot make the broker's folder {directory}: {error.strerror}") from error
     directory = directory.resolve()
     for _ in range(_FREE_PORT_TRIES - 1 if port == 0 else 0):
         try:
@@ -146,23 +150,25 @@ def start_broker(kind: Kind = "auto", *, host: str = "127.0.0.1", port: int = 18
 
 def find_mosquitto() -> str | None:
     """Return the path of mosquitto, or None; daemons live in /usr/sbin, which not every PATH has."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_DAEMON_FOLDERS])
     return shutil.which("mosquitto", path=path)
 
 
 def _start(kind: Kind, program: str | None, host: str, port: int, directory: Path) -> BrokerProcess:
     _check_free(host, port)
     ports: dict[MqttVersion, int] = {"3.1.1": port, "5": port if kind == "mosquitto" else _free_port(host)}
+    config, log = directory / f"{kind}.conf", directory / "broker.log"
     if kind == "mosquitto" and program:
-        config = directory / "mosquitto.conf"
-        config.write_text(_mosquitto_conf(host, port, directory))
-        command = ["exec", program, "-c", str(config)]
+        text, command = _mosquitto_conf(host, port, directory), ["exec", program, "-c", str(config)]
     else:
-        config = directory / "embedded.toml"
-        config.write_text(_embedded_toml(host, ports))
-        command = ["embedded", str(config)]
-    log = directory / "broker.log"
-    with log.open("wb") as output:
+        config = config.with_suffix(".toml")  # the broker looks at the suffix
+        text, command = _embedded_toml(host, ports), ["embedded", str(config)]
+    try:
+        config.write_text(text)
+        output = log.open("wb")
+    except OSError as error:
+        raise BrokerError(f"cannot write to the broker's folder {directory}: {error.strerror}") from error
+    with output:
         # The command is our own interpreter and a path that we wrote; nothing in it comes from outside.
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", "-m", "controller.broker", str(os.getpid()), *command],

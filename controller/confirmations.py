@@ -38,6 +38,9 @@ class Confirmations:
         started_s = time.monotonic()
         while not self._slots.acquire(timeout=min(_LOOK_S, self._timeout_s)):
             self._check_progress(started_s)
+        if self._end_reason is not None:
+            self._slots.release()
+            raise self._lost()
 
     def free_slot(self) -> None:
         """Give back what `take_slot` took."""

@@ -1,7 +1,9 @@
 """A connection to the broker that is kept up for ever, and hands over what arrives in order.
 
 Owns the threads, the reconnecting and the order of events; knows no MQTT library. A received message is confirmed to
-the broker when `on_message` has returned, so that a killed controller loses none.
+the broker when `on_message` has returned, so that it comes again to a controller that was killed over it. Only when
+very many wait are the oldest confirmed before their turn; a report is safe all the same, because a device keeps it
+until the service acknowledges it.
 """
 
 import logging
@@ -10,7 +12,9 @@ import random
 import ssl
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -36,8 +40,12 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A larger received message is dropped."""
     max_outstanding: int = 200
     """How many publishes may wait for the broker's confirmation; others wait for their turn."""
-    max_unread: int = 256
-    """How many received messages may wait for `on_message`."""
+    max_unread: int = 10_000
+    """How many received messages may wait for `on_message`; what comes then is dropped, and devices send it again."""
+    max_unread_bytes: int = 64 * limits.MIB
+    max_unconfirmed: int = 50
+    """How many of them stay unconfirmed. Brokers send only so many (20 to 100) before they wait, and the embedded one
+    then holds back its own confirmations as well: a handler that publishes would wait for ever."""
     ack_timeout_s: float = 30.0
     """When the broker confirms nothing for so long, the connection is given up."""
     keepalive_s: int = 30
@@ -54,13 +62,13 @@ class Outgoing(NamedTuple):
 
 
 class Incoming(NamedTuple):
-    """A received message; `topic` is None when it is to be confirmed and dropped."""
+    """A received message; `topic` is None when it is to be dropped."""
 
+    number: int
+    """Counts the messages of one connection."""
     topic: str | None
     payload: bytes
     retained: bool
-    packet_id: int
-    qos: int
 
 
 class Connection(Protocol):
@@ -92,19 +100,19 @@ class Connection(Protocol):
     def unsubscribe(self, topic: str) -> Confirmation:
         """Give up a topic, and return the answer to come; raises BrokerError."""
 
-    def confirm(self, incoming: Incoming) -> None:
-        """Tell the broker that a message has been handled. On a lost connection it comes again."""
+    def confirm(self, number: int) -> None:
+        """Tell the broker that this message, and all before it, are done with; unconfirmed ones come again."""
 
 
-_Event = tuple[Connection, Incoming | Literal["up", "down"]]
 _DEFAULT_SETTINGS = LinkSettings()
 
 
 class Link(ABC):
     """A connection to the broker that comes back by itself.
 
-    `on_message`, `on_up` and `on_down` are called from one thread of the link, one at a time and in order. They may
-    publish and subscribe. What they raise is logged, and the message counts as handled.
+    `on_message`, `on_up` and `on_down` are called from one thread of the link, one at a time and in order; `on_up` when
+    the subscriptions are in force. They may publish and subscribe. What they raise is logged, and the message counts as
+    handled.
     """
 
     def __init__(  # noqa: PLR0913 - three callbacks, each with its own type, and options with defaults
@@ -126,12 +134,14 @@ class Link(ABC):
         self.settings = settings
         self.dropped = 0
         """How many received messages were too large, had no valid topic, or found no room."""
-        self._callbacks = {"up": on_up, "down": on_down}
         self._on_message = on_message
+        self._on_up = on_up
+        self._on_down = on_down
         self._topics: dict[str, None] = {}
         self._current: Connection | None = None
         self._lock = threading.Lock()
-        self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
+        self._unread_bytes = 0
+        self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._threads = [
             threading.Thread(target=self._stay_connected, name=f"{client_id}-connect", daemon=True),
@@ -185,7 +195,11 @@ class Link(ABC):
                 f"no connection to the broker at {self.address}",
                 hint="see whether the broker runs; the service connects again by itself",
             )
-        waiting = [connection.publish(message) for message in messages]
+        waiting: deque[Confirmation] = deque()
+        for message in messages:
+            waiting.append(connection.publish(message))
+            while waiting and waiting[0].done():
+                connection.confirmations.wait_for(waiting.popleft())
         for confirmation in waiting:
             connection.confirmations.wait_for(confirmation)
 
@@ -204,9 +218,11 @@ class Link(ABC):
     def unsubscribe(self, topic: str) -> None:
         """Stop receiving what `subscribe` asked for; raises BrokerError."""
         with self._lock:
+            was_wanted = topic in self._topics
             self._topics.pop(topic, None)
             connection = self._current
-        if connection:
+        # The embedded broker does not answer when it is asked to forget what it does not know.
+        if connection and was_wanted:
             connection.confirmations.wait_for(connection.unsubscribe(topic))
 
     def went_up(self, connection: Connection) -> None:
@@ -214,9 +230,9 @@ class Link(ABC):
         with self._lock:
             self._current = connection
             topics = list(self._topics)
-        for start in range(0, len(topics), _SUBSCRIBE_AT_ONCE):
-            connection.subscribe(topics[start : start + _SUBSCRIBE_AT_ONCE])
-        self._events.put((connection, "up"))
+        parts = [topics[start : start + _SUBSCRIBE_AT_ONCE] for start in range(0, len(topics), _SUBSCRIBE_AT_ONCE)]
+        subscribed = [connection.subscribe(part) for part in parts]
+        self._events.put(partial(self._tell_up, connection, subscribed))
         log.info("connected to %s with MQTT %s", self.address, connection.version)
 
     def went_down(self, connection: Connection, reason: str) -> None:
@@ -226,20 +242,24 @@ class Link(ABC):
             if was_up:
                 self._current = None
         if was_up and not self._closing.is_set():
-            self._events.put((connection, "down"))
+            self._events.put(partial(_guarded, "the loss of the broker", self._on_down))
             log.warning("lost the broker at %s: %s", self.address, reason)
 
     def received(self, connection: Connection, incoming: Incoming) -> None:
         """Called by a connection, on its own thread, for every message."""
-        if incoming.topic is None:
+        with self._lock:
+            unread_bytes = self._unread_bytes + len(incoming.payload)
+            has_room = (
+                unread_bytes <= self.settings.max_unread_bytes and self._events.qsize() < self.settings.max_unread
+            )
+            if has_room:
+                self._unread_bytes = unread_bytes
+        if incoming.topic is None or not has_room:
             self.dropped += 1
-        if self._events.qsize() < self.settings.max_unread:
-            self._events.put((connection, incoming))
-        elif incoming.qos == 0:
-            self.dropped += 1
+        if has_room:
+            self._events.put(partial(self._handle, connection, incoming))
         else:
-            # Only a broker that ignores our receive maximum comes here. Unconfirmed messages come again.
-            connection.abort("more messages arrive than can be handled")
+            connection.confirm(incoming.number)
 
     def _stay_connected(self) -> None:
         failures = 0
@@ -273,16 +293,29 @@ class Link(ABC):
 
     def _handle_events(self) -> None:
         while (event := self._events.get()) is not None and not self._closing.is_set():
-            connection, content = event
-            try:
-                if not isinstance(content, Incoming):
-                    self._callbacks[content]()
-                elif content.topic is not None:
-                    self._on_message(content.topic, content.payload, content.retained)
-            except Exception:  # whatever one message does, the next one must be handled
-                log.exception("error while handling %s", content.topic if isinstance(content, Incoming) else content)
-            if isinstance(content, Incoming):
-                connection.confirm(content)
+            event()
+
+    def _tell_up(self, connection: Connection, subscribed: list[Confirmation]) -> None:
+        for confirmation in subscribed:
+            _guarded("a subscription", partial(connection.confirmations.wait_for, confirmation))
+        _guarded("the connection to the broker", self._on_up)
+
+    def _handle(self, connection: Connection, incoming: Incoming) -> None:
+        with self._lock:
+            self._unread_bytes -= len(incoming.payload)
+        if incoming.topic is not None:
+            handle = partial(self._on_message, incoming.topic, incoming.payload, incoming.retained)
+            _guarded(incoming.topic, handle)
+        connection.confirm(incoming.number)
+
+
+def _guarded(what: str, call: Callable[[], None]) -> None:
+    try:
+        call()
+    except BrokerError as error:
+        log.warning("while handling %s: %s", what, error)
+    except Exception:  # whatever one message does, the next one must be handled
+        log.exception("error while handling %s", what)
 
 
 def backoff_s(failures: int, share: float) -> float:

@@ -10,8 +10,9 @@ import os
 import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -43,6 +44,14 @@ class MqttLink(Link):
         return _PahoConnection(self, version)
 
 
+class _Unconfirmed(NamedTuple):
+    """A received message that the broker does not yet know to have arrived."""
+
+    number: int
+    packet_id: int
+    qos: int
+
+
 class _PahoConnection:
     """One connection, from CONNECT to its end. Its callbacks run on the network thread of its paho client."""
 
@@ -60,6 +69,8 @@ class _PahoConnection:
         self._max_packet_bytes = _MAX_PACKET_BYTES
         self._answered = threading.Event()
         self._sending = threading.Lock()
+        self._received = 0
+        self._unconfirmed: deque[_Unconfirmed] = deque()
         self._client = _make_client(link, version, self)
 
     def open(self) -> str:
@@ -69,7 +80,7 @@ class _PahoConnection:
         if self.version == "5":
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho has no annotation here
             properties.SessionExpiryInterval = self._settings.session_expiry_s
-            properties.ReceiveMaximum = min(self._settings.max_unread, 65_535)
+            properties.ReceiveMaximum = 2 * self._settings.max_unconfirmed
             properties.MaximumPacketSize = _MAX_PACKET_BYTES
             options = {"clean_start": False, "properties": properties}
         try:
@@ -90,7 +101,8 @@ class _PahoConnection:
 
     def leave(self) -> None:
         """End the connection politely, or else abruptly."""
-        self._client.disconnect()
+        with self._sending:
+            self._client.disconnect()
         if not self.ended.wait(_CLOSE_TIMEOUT_S):
             self.abort("the controller closes it")
 
@@ -106,6 +118,8 @@ class _PahoConnection:
 
     def publish(self, message: Outgoing) -> Confirmation:
         """Send a message when its turn comes, and return its confirmation to come; raises BrokerError."""
+        if not message.topic:
+            raise BrokerError("cannot publish to an empty topic")
         size_bytes = len(message.payload) + len(message.topic.encode()) + _HEADER_BYTES
         if size_bytes > self._max_packet_bytes:
             raise BrokerError(
@@ -131,11 +145,14 @@ class _PahoConnection:
         """Give up a topic, and return the answer to come; raises BrokerError."""
         return self._request(lambda: self._client.unsubscribe(topic))
 
-    def confirm(self, incoming: Incoming) -> None:
-        """Tell the broker that a message has been handled. On a lost connection it comes again."""
+    def confirm(self, number: int) -> None:
+        """Tell the broker that this message, and all before it, are done with; unconfirmed ones come again."""
         with self._sending:
-            if not self.ended.is_set():
-                self._client.ack(incoming.packet_id, incoming.qos)
+            # In the order of arrival: MQTT 3.1.1, section 4.6; the embedded broker cuts off who does otherwise.
+            while self._unconfirmed and self._unconfirmed[0].number <= number:
+                first = self._unconfirmed.popleft()
+                if not self.ended.is_set():
+                    self._client.ack(first.packet_id, first.qos)
 
     def on_connect(self, _client: object, _data: object, _flags: object, reason: ReasonCode, sent: Any) -> None:
         """Note the answer to CONNECT."""
@@ -159,9 +176,14 @@ class _PahoConnection:
             topic = message.topic if len(message.payload) <= self._settings.max_message_bytes else None
         except UnicodeDecodeError:
             topic = None
-        # Dropped ones go through the queue as well: brokers want acknowledgements in order (MQTT 3.1.1, section 4.6).
+        self._received += 1
         payload = b"" if topic is None else bytes(message.payload)
-        self._link.received(self, Incoming(topic, payload, message.retain, message.mid, message.qos))
+        incoming = Incoming(self._received, topic, payload, message.retain)
+        if message.qos:
+            with self._sending:
+                self._unconfirmed.append(_Unconfirmed(incoming.number, message.mid, message.qos))
+        self._link.received(self, incoming)
+        self.confirm(incoming.number - self._settings.max_unconfirmed)
 
     def on_answer(self, packet_id: int, reasons: list[ReasonCode]) -> None:
         """Note a PUBACK, SUBACK or UNSUBACK."""
