@@ -4,6 +4,7 @@
 #   make test       lint, type check and every test that is not slow
 #   make test-all   the slow tests, which `make test` leaves out
 #   make fuzz       the property tests with 50 times as many random examples
+#   make docs       write the parts of the documents that are made from the code
 #   make lint       formatting, lint and types alone
 #   make clean      remove the virtual environment and all caches
 
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test test-all lint fuzz clean
+.PHONY: demo test test-all lint fuzz docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/fleetctl demo
@@ -37,6 +38,10 @@ lint: $(VENV)/.ready-dev
 
 fuzz: $(VENV)/.ready-dev
 	FLEET_PROPERTIES=fuzz $(BIN)/pytest -q -n $(JOBS) --timeout 3600 -m property
+
+docs: $(VENV)/.ready-dev
+	$(BIN)/python -m controller.cli.reference > docs/CLI.md
+	$(BIN)/python -m tests.docs_blocks
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/*/build

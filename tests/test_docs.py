@@ -66,6 +66,17 @@ def test_every_page_names_what_it_is(path: Path) -> None:
         assert 1 == len(re.findall(r"^# ", text, re.MULTILINE))
 
 
+def test_make_targets_exist() -> None:
+    """Every `make` command of the documents and of CI is a target of the Makefile."""
+    makefile = (HOUSE / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    texts = [path.read_text() for path in DOCUMENTS] + [(HOUSE / ".ci" / "run").read_text()]
+    named = {name for text in texts for name in re.findall(r"(?:`|^|\" )make ([a-z-]+)(?=`|$| +#)", text, re.MULTILINE)}
+    assert {"demo", "test", "test-all"} <= named
+    assert set() == named - targets
+    assert set() == set(re.findall(r"^#   make ([a-z-]+)", makefile, re.MULTILINE)) ^ targets
+
+
 def test_the_policy_shown_is_the_default() -> None:
     """The `policy.toml` of the device's page has every setting, with its default."""
     block = re.search(r"```toml\n(.*?)```", (HOUSE / "docs" / "AGENT.md").read_text(), re.DOTALL)
