@@ -1,0 +1,81 @@
+"""The types of a model's inputs, with every dimension known: from the model, or else from an option."""
+
+from collections.abc import Iterable, Mapping
+
+from onnx import GraphProto, TypeProto, ValueInfoProto
+
+from compiler.dtypes import ONNX_TYPES
+from compiler.errors import OptionError, UnboundShapeError, UnsupportedError
+from compiler.ir import TensorType
+from protocol.limits import MAX_RANK
+
+
+def bind_inputs(graph: GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorType]:
+    """Return the type of each input; raises UnboundShapeError, OptionError or UnsupportedError.
+
+    A dimension with a name is bound for all inputs when it is bound for one.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if unknown := sorted(set(shapes) - {value.name for value in inputs}):
+        raise OptionError(f"the model has no inputs {unknown}; it has {[value.name for value in inputs]}")
+    names = _named_dimensions(inputs, shapes)
+    open_inputs = []
+    types: dict[str, TensorType] = {}
+    for value in inputs:
+        tensor = _tensor(value)
+        shape = shapes.get(value.name) or _shape(tensor, names)
+        if shape is None:
+            open_inputs.append(f"{value.name}={'x'.join(_dimension_texts(tensor))}")
+        else:
+            types[value.name] = TensorType(ONNX_TYPES[tensor.elem_type], _checked(value.name, shape))
+    if open_inputs:
+        raise UnboundShapeError(
+            f"the shapes of these inputs are not known: {', '.join(open_inputs)}; give each with --input-shape, "
+            "such as --input-shape image=1x3x224x224"
+        )
+    return types
+
+
+def _tensor(value: ValueInfoProto) -> TypeProto.Tensor:
+    if not value.type.HasField("tensor_type"):
+        raise UnsupportedError([f"input {value.name!r} is no tensor: {value.type.WhichOneof('value')}"])
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in ONNX_TYPES:
+        raise UnsupportedError([f"input {value.name!r} has elements of type {tensor.elem_type}, which modules lack"])
+    return tensor
+
+
+def _named_dimensions(inputs: Iterable[ValueInfoProto], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Return the dimensions with names that the given shapes fix; raises OptionError when they disagree."""
+    names: dict[str, int] = {}
+    for value in inputs:
+        shape = shapes.get(value.name)
+        if shape is None or not value.type.tensor_type.HasField("shape"):
+            continue
+        dimensions = value.type.tensor_type.shape.dim
+        if len(dimensions) != len(shape):
+            raise OptionError(f"input {value.name!r} has {len(dimensions)} dimensions, got the shape {list(shape)}")
+        for dimension, size in zip(dimensions, shape, strict=True):
+            if dimension.HasField("dim_value") and dimension.dim_value not in {0, size}:
+                raise OptionError(f"input {value.name!r} has {_dimension_texts(value.type.tensor_type)}, got {shape}")
+            if dimension.dim_param and names.setdefault(dimension.dim_param, size) != size:
+                raise OptionError(f"dimension {dimension.dim_param!r} is {names[dimension.dim_param]} and {size}")
+    return names
+
+
+def _shape(tensor: TypeProto.Tensor, names: Mapping[str, int]) -> tuple[int, ...] | None:
+    if not tensor.HasField("shape"):
+        return None
+    sizes = [d.dim_value if d.dim_value > 0 else names.get(d.dim_param, 0) for d in tensor.shape.dim]
+    return tuple(sizes) if all(sizes) else None
+
+
+def _dimension_texts(tensor: TypeProto.Tensor) -> list[str]:
+    return [str(d.dim_value) if d.dim_value > 0 else d.dim_param or "?" for d in tensor.shape.dim]
+
+
+def _checked(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) > MAX_RANK or any(size < 1 for size in shape):
+        raise OptionError(f"input {name!r}: expected at most {MAX_RANK} dimensions of at least 1, got {list(shape)}")
+    return shape

@@ -1,0 +1,110 @@
+"""Activation functions, and the softmax family."""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from compiler.formula import Term
+from compiler.importer.context import NodeContext
+from compiler.importer.registry import operator
+from compiler.ir import operations as ops
+
+_SELU_ALPHA: Final = 1.67326319217681884765625
+_SELU_GAMMA: Final = 1.05070102214813232421875
+
+
+def _elu(n: NodeContext) -> Callable[[Term], Term]:
+    alpha = n.number("alpha", 1.0)
+    return lambda x: (x < 0).choose((x.apply("exp") - 1) * alpha, x)
+
+
+def _celu(n: NodeContext) -> Callable[[Term], Term]:
+    alpha = n.number("alpha", 1.0)
+    return lambda x: x.apply("at_least", 0) + (((x / alpha).apply("exp") - 1) * alpha).apply("at_most", 0)
+
+
+def _selu(n: NodeContext) -> Callable[[Term], Term]:
+    alpha, gamma = n.number("alpha", _SELU_ALPHA), n.number("gamma", _SELU_GAMMA)
+    return lambda x: (x <= 0).choose((x.apply("exp") - 1) * alpha, x) * gamma
+
+
+def _hard_sigmoid(n: NodeContext) -> Callable[[Term], Term]:
+    alpha, beta = n.number("alpha", 0.2), n.number("beta", 0.5)
+    return lambda x: (x * alpha + beta).apply("at_least", 0).apply("at_most", 1)
+
+
+def _gelu(n: NodeContext) -> Callable[[Term], Term]:
+    if n.attribute("approximate", "none") == "tanh":
+        scale = math.sqrt(2 / math.pi)
+        return lambda x: x * 0.5 * (((x + x * x * x * 0.044715) * scale).apply("tanh") + 1)
+    return lambda x: x * 0.5 * ((x * math.sqrt(0.5)).apply("erf") + 1)
+
+
+def softplus(x: Term) -> Term:
+    """log(1 + e**x), without the overflow of the power."""
+    return ((-x.apply("abs")).apply("exp") + 1).apply("log") + x.apply("at_least", 0)
+
+
+def _shrink(n: NodeContext) -> Callable[[Term], Term]:
+    bias, limit = n.number("bias", 0.0), n.number("lambd", 0.5)
+    return lambda x: (x < -limit).choose(x + bias, (x > limit).choose(x - bias, 0))
+
+
+def _swish(n: NodeContext) -> Callable[[Term], Term]:
+    alpha = n.number("alpha", 1.0)
+    return lambda x: x * (x * alpha).apply("sigmoid")
+
+
+def _leaky(n: NodeContext) -> Callable[[Term], Term]:
+    alpha = n.number("alpha", 0.01)
+    return lambda x: (x < 0).choose(x * alpha, x)
+
+
+def _thresholded(n: NodeContext) -> Callable[[Term], Term]:
+    alpha = n.number("alpha", 1.0)
+    return lambda x: (x > alpha).choose(x, 0)
+
+
+_FORMULAS: Final[dict[str, Callable[[NodeContext], Callable[[Term], Term]]]] = {
+    "Celu": _celu,
+    "Elu": _elu,
+    "Gelu": _gelu,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda _: lambda x: x * (x * (1 / 6) + 0.5).apply("at_least", 0).apply("at_most", 1),
+    "LeakyRelu": _leaky,
+    "Mish": lambda _: lambda x: x * softplus(x).apply("tanh"),
+    "Relu": lambda _: lambda x: x.apply("at_least", 0),
+    "Selu": _selu,
+    "Shrink": _shrink,
+    "Softplus": lambda _: softplus,
+    "Softsign": lambda _: lambda x: x / (x.apply("abs") + 1),
+    "Swish": _swish,
+    "ThresholdedRelu": _thresholded,
+}
+
+
+@operator(*_FORMULAS)
+def activation(n: NodeContext) -> None:
+    """A formula of one value."""
+    n.set(n.map(_FORMULAS[n.node.op_type](n), n[0]))
+
+
+@operator("PRelu")
+def prelu(n: NodeContext) -> None:
+    """A slope for negative values, which broadcasts."""
+    n.set(n.map(lambda x, slope: (x < 0).choose(x * slope, x), n[0], n[1]))
+
+
+@operator("Softmax", "LogSoftmax")
+def softmax(n: NodeContext) -> None:
+    """Along one axis; before opset 13 along all axes from one on."""
+    n.require_float()
+    shape, is_log = n.shape(), n.node.op_type == "LogSoftmax"
+    if n.opset < 13:
+        axis = n.axis(n.integer("axis", 1), len(shape))
+        rows = n.graph.reshape(n[0], (math.prod(shape[:axis]), math.prod(shape[axis:])))
+        return n.set(n.graph.reshape(n.graph.add(ops.Softmax(is_log), rows), shape))
+    axis = n.axis(n.integer("axis", -1), len(shape))
+    order = [*(a for a in range(len(shape)) if a != axis), axis]
+    result = n.graph.add(ops.Softmax(is_log), n.graph.transpose(n[0], order))
+    return n.set(n.graph.transpose(result, [order.index(a) for a in range(len(shape))]))

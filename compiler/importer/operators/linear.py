@@ -1,0 +1,124 @@
+"""Matrix products and convolutions."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.dtypes import DType
+from compiler.formula import formula_of, identity
+from compiler.importer.context import NodeContext
+from compiler.importer.registry import operator
+from compiler.ir import operations as ops
+
+
+def multiply(n: NodeContext, a: str, b: str) -> str:
+    """Return the product of two matrices, or of stacks of them."""
+    g = n.graph
+    rank_a, rank_b = len(g.shape(a)), len(g.shape(b))
+    left = g.reshape(a, (1, *g.shape(a))) if rank_a == 1 else a
+    right = g.reshape(b, (*g.shape(b), 1)) if rank_b == 1 else b
+    dtype = g.type(a).dtype
+    if dtype is DType.F32:
+        bias = g.constant(np.zeros(g.shape(right)[-1], np.float32))
+        result = g.add(ops.MatMul(identity(DType.F32)), left, right, bias)
+    else:
+        # (…, M, 1, K) times (…, 1, N, K), summed over the last axis
+        rows = g.reshape(left, (*g.shape(left)[:-1], 1, g.shape(left)[-1]))
+        order = [*range(len(g.shape(right)) - 2), len(g.shape(right)) - 1, len(g.shape(right)) - 2]
+        turned = g.transpose(right, order)
+        columns = g.reshape(turned, (*g.shape(turned)[:-2], 1, *g.shape(turned)[-2:]))
+        axis = max(len(g.shape(rows)), len(g.shape(columns))) - 1
+        product = formula_of(lambda x, y: x * y, dtype, dtype)
+        result = g.add(ops.Reduce((axis,), product, "add", identity(dtype)), rows, columns)
+    shape = list(g.shape(result))
+    if rank_a == 1:
+        del shape[-2]
+    if rank_b == 1:
+        del shape[-1]
+    return g.reshape(result, shape)
+
+
+@operator("MatMul")
+def matmul(n: NodeContext) -> None:
+    """As numpy's."""
+    n.set(multiply(n, n[0], n[1]))
+
+
+@operator("Gemm")
+def gemm(n: NodeContext) -> None:
+    """A product of two matrices, each of which may be transposed, and a sum."""
+    g = n.graph
+    a = g.transpose(n[0], (1, 0)) if n.integer("transA", 0) else n[0]
+    b = g.transpose(n[1], (1, 0)) if n.integer("transB", 0) else n[1]
+    alpha, beta = n.number("alpha", 1.0), n.number("beta", 1.0)
+    if alpha != 1 and g.value_of(b) is not None:
+        b, alpha = g.apply("mul", b, g.number(b, alpha)), 1.0
+    result = multiply(n, a, b)
+    if alpha != 1:
+        result = g.apply("mul", result, g.number(result, alpha))
+    if n.has(2) and beta:
+        c = n[2] if beta == 1 else g.apply("mul", n[2], g.number(n[2], beta))
+        result = g.apply("add", result, c)
+    n.set(result)
+
+
+def padding(
+    n: NodeContext, lengths: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int]:
+    """Return the padding in front of and behind each spatial axis, all fronts first."""
+    mode = n.attribute("auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        return n.integers("pads", [0] * (2 * len(lengths)))
+    if mode == "VALID":
+        return [0] * (2 * len(lengths))
+    fronts, backs = [], []
+    for length, size, stride, dilation in zip(lengths, kernel, strides, dilations, strict=True):
+        total = max((math.ceil(length / stride) - 1) * stride + (size - 1) * dilation + 1 - length, 0)
+        small = total // 2
+        fronts.append(small if mode == "SAME_UPPER" else total - small)
+        backs.append(total - fronts[-1])
+    return fronts + backs
+
+
+@operator("Conv")
+def conv(n: NodeContext) -> None:
+    """In one or two dimensions."""
+    n.require_float()
+    spatial = n.type().rank - 2
+    if spatial not in {1, 2}:
+        raise n.refuse(f"a convolution in {spatial} dimensions is not implemented")
+    weights = n.shape(1)
+    strides, dilations = n.integers("strides", [1] * spatial), n.integers("dilations", [1] * spatial)
+    pads = padding(n, n.shape()[2:], weights[2:], strides, dilations)
+    x, w = n[0], n[1]
+    if spatial == 1:  # an image of one row
+        x, w = (n.graph.reshape(v, (*n.graph.shape(v)[:2], 1, n.graph.shape(v)[2])) for v in (x, w))
+        strides, dilations, pads = [1, *strides], [1, *dilations], [0, pads[0], 0, pads[1]]
+    bias = n[2] if n.has(2) else n.graph.constant(np.zeros(weights[0], np.float32))
+    operation = ops.Conv(
+        strides=(strides[0], strides[1]),
+        dilations=(dilations[0], dilations[1]),
+        pads=(pads[0], pads[1], pads[2], pads[3]),
+        groups=n.integer("group", 1),
+        epilogue=identity(DType.F32),
+    )
+    result = n.graph.add(operation, x, w, bias)
+    if spatial == 1:
+        shape = n.graph.shape(result)
+        result = n.graph.reshape(result, (*shape[:2], shape[3]))
+    n.set(result)
+
+
+@operator("BatchNormalization")
+def batch_normalization(n: NodeContext) -> None:
+    """A scale and a shift for each channel, from the statistics of training."""
+    if n.integer("training_mode", 0) or len(n.node.output) > 1:
+        raise n.refuse("it is in training mode: export the model for inference")
+    n.require_float()
+    g, epsilon = n.graph, n.number("epsilon", 1e-5)
+    shape = (n.shape()[1] if n.type().rank > 1 else 1, *([1] * (n.type().rank - 2)))
+    scale, bias, mean, variance = (g.reshape(n[position], shape) for position in range(1, 5))
+    factor = n.map(lambda s, v: s / (v + epsilon).apply("sqrt"), scale, variance)
+    shift = n.map(lambda b, m, f: b - m * f, bias, mean, factor)
+    n.set(n.map(lambda x, f, s: x * f + s, n[0], factor, shift))

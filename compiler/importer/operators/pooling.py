@@ -1,0 +1,116 @@
+"""Pooling: windows of an image, reduced."""
+
+import math
+
+import numpy as np
+
+from compiler.dtypes import DType
+from compiler.formula import formula_of, identity
+from compiler.formula.formula import Number
+from compiler.importer.context import NodeContext
+from compiler.importer.operators.linear import padding
+from compiler.importer.registry import operator
+from compiler.ir import operations as ops
+
+
+class _Windows:
+    """The windows of a pooling node: how many along each spatial axis, and the padding that they need."""
+
+    def __init__(self, n: NodeContext) -> None:
+        self.lengths = n.shape()[2:]
+        spatial = len(self.lengths)
+        self.kernel = n.integers("kernel_shape", ())
+        self.strides = n.integers("strides", [1] * spatial)
+        self.dilations = n.integers("dilations", [1] * spatial)
+        pads = padding(n, self.lengths, self.kernel, self.strides, self.dilations)
+        self.fronts, self.backs = pads[:spatial], pads[spatial:]
+        self.counts: list[int] = []
+        for axis, length in enumerate(self.lengths):
+            reach = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+            free = length + self.fronts[axis] + self.backs[axis] - reach
+            count = (math.ceil if n.integer("ceil_mode", 0) else math.floor)(free / self.strides[axis]) + 1
+            if n.integer("ceil_mode", 0) and (count - 1) * self.strides[axis] >= length + self.fronts[axis]:
+                count -= 1  # a window that would start in the padding behind the image
+            self.counts.append(count)
+            # What the last window needs beyond the image and its padding.
+            self.backs[axis] = max((count - 1) * self.strides[axis] + reach - length - self.fronts[axis], 0)
+
+    def unfold(self, n: NodeContext, value: str, fill: Number) -> tuple[str, list[int]]:
+        """Return the windows of an image with their elements as further axes, and those axes."""
+        if any((*self.fronts, *self.backs)):
+            value = n.graph.add(ops.Pad((0, 0, *self.fronts), (0, 0, *self.backs), fill), value)
+        axes = []
+        for axis in range(len(self.lengths)):
+            at = 2 + 2 * axis
+            cut = ops.Unfold(at, self.counts[axis], self.strides[axis], self.kernel[axis], self.dilations[axis])
+            value = n.graph.add(cut, value)
+            axes.append(at + 1)
+        return value, axes
+
+
+@operator("MaxPool")
+def max_pool(n: NodeContext) -> None:
+    """The greatest element of each window."""
+    if len(n.node.output) > 1 and n.node.output[1]:
+        raise n.refuse("the indices of the greatest elements are not implemented")
+    dtype = n.dtype()
+    lowest: Number = float("-inf") if dtype.is_float else int(np.iinfo(dtype.value).min)
+    windows, axes = _Windows(n).unfold(n, n[0], lowest)
+    n.set(n.graph.reduce("at_least", windows, axes))
+
+
+@operator("AveragePool")
+def average_pool(n: NodeContext) -> None:
+    """The mean of each window, with or without the padding."""
+    n.require_float()
+    shape = _Windows(n)
+    windows, axes = shape.unfold(n, n[0], 0.0)
+    counts = _counts(n, shape)
+    if (counts == counts.flat[0]).all():
+        scale = 1 / float(counts.flat[0])
+        return n.set(n.graph.reduce("add", windows, axes, formula_of(lambda t: t * scale, DType.F32)))
+    inverse = n.graph.constant((1 / counts).astype(np.float32))
+    finish = formula_of(lambda t, i: t * i, DType.F32, DType.F32)
+    return n.set(n.graph.add(ops.Reduce(tuple(axes), identity(DType.F32), "add", finish), windows, inverse))
+
+
+def _counts(n: NodeContext, shape: _Windows) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Return how many elements count in each window."""
+    includes_padding = bool(n.integer("count_include_pad", 0))
+    spatial = len(shape.lengths)
+    declared = padding(n, shape.lengths, shape.kernel, shape.strides, shape.dilations)
+    counts = np.ones((1,) * spatial)
+    for axis, length in enumerate(shape.lengths):
+        low = 0 if includes_padding else shape.fronts[axis]
+        high = shape.fronts[axis] + length + (declared[spatial + axis] if includes_padding else 0)
+        places = (
+            np.arange(shape.counts[axis])[:, None] * shape.strides[axis]
+            + np.arange(shape.kernel[axis]) * shape.dilations[axis]
+        )
+        inside = ((places >= low) & (places < high)).sum(axis=1)
+        counts = counts * inside.reshape([-1 if a == axis else 1 for a in range(spatial)])
+    return counts
+
+
+@operator("LpPool")
+def lp_pool(n: NodeContext) -> None:
+    """The norm of each window."""
+    n.require_float()
+    p = n.integer("p", 2)
+    windows, axes = _Windows(n).unfold(n, n[0], 0.0)
+    element = formula_of(lambda x: x * x if p == 2 else x.apply("abs").apply("pow", float(p)), DType.F32)
+    finish = formula_of(lambda t: t.apply("sqrt") if p == 2 else t.apply("pow", 1 / p), DType.F32)
+    n.set(n.graph.add(ops.Reduce(tuple(axes), element, "add", finish), windows))
+
+
+@operator("GlobalAveragePool", "GlobalMaxPool")
+def global_pool(n: NodeContext) -> None:
+    """One number for each channel."""
+    shape = n.shape()
+    axes = range(2, len(shape))
+    if n.node.op_type == "GlobalMaxPool":
+        pooled = n.graph.reduce("max", n[0], axes)
+    else:
+        scale = 1 / math.prod(shape[2:])
+        pooled = n.graph.reduce("add", n[0], axes, formula_of(lambda t: t * scale, n.dtype()))
+    n.set(n.graph.reshape(pooled, (*shape[:2], *([1] * len(axes)))))

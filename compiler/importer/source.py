@@ -1,0 +1,85 @@
+"""A model file: read, bounded and checked before anything looks into it.
+
+Refuses what is no ONNX model, what is damaged, cyclic or inconsistent, data that lies in other files which are missing,
+operators of another time, and models over 2 GiB.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf has no types
+from onnx import ModelProto, checker, defs, external_data_helper, inliner
+
+from compiler.errors import ModelFileError, TooLargeError
+
+MAX_MODEL_BYTES: Final = 2 * 1024 * 1024 * 1024
+OLDEST_OPSET: Final = 7
+NEWEST_OPSET: Final = defs.onnx_opset_version()
+_ONNX_DOMAINS: Final = ("", "ai.onnx")
+
+
+def read_model(source: bytes | Path) -> ModelProto:
+    """Return the model in a file, or in the bytes of one; raises ModelFileError or TooLargeError."""
+    if isinstance(source, bytes):
+        model = _parse(source)
+    else:
+        try:
+            model = _parse(source.read_bytes() if _has_size(source) else b"")
+        except OSError as error:
+            raise ModelFileError(f"cannot read {source}: {error.strerror}") from error
+        try:
+            external_data_helper.load_external_data_for_model(model, str(source.parent))
+        except (OSError, ValueError, checker.ValidationError) as error:
+            raise ModelFileError(
+                f"{source.name}: the data that lies in another file cannot be read: {error}"
+            ) from error
+    return check_model(model)
+
+
+def check_model(model: ModelProto) -> ModelProto:
+    """Return a sound model, its own functions expanded; raises ModelFileError."""
+    for tensor in model.graph.initializer:
+        if external_data_helper.uses_external_data(tensor):
+            raise ModelFileError(f"the data of {tensor.name!r} lies in another file: give the path of the model file")
+    _check_opset(model)
+    try:
+        checker.check_model(model)
+        return inliner.inline_local_functions(model) if model.functions else model
+    except (checker.ValidationError, ValueError, RuntimeError, TypeError, IndexError) as error:
+        raise ModelFileError(f"not a valid ONNX model: {_first_lines(str(error))}") from error
+
+
+def opsets(model: ModelProto) -> dict[str, int]:
+    """Return the version of each set of operators that a model uses, by domain; that of ONNX is the empty one."""
+    return {"" if o.domain in _ONNX_DOMAINS else o.domain: o.version for o in model.opset_import}
+
+
+def _has_size(source: Path) -> bool:
+    size_bytes = source.stat().st_size
+    if size_bytes > MAX_MODEL_BYTES:
+        raise TooLargeError(f"{source.name}: expected at most {MAX_MODEL_BYTES:,} bytes, got {size_bytes:,}")
+    return size_bytes > 0
+
+
+def _parse(raw: bytes) -> ModelProto:
+    model = ModelProto()
+    try:
+        model.ParseFromString(raw)
+    except DecodeError as error:
+        raise ModelFileError("not an ONNX model: it cannot be parsed, or it is cut off") from error
+    if not model.HasField("graph"):
+        raise ModelFileError("not an ONNX model: it has no graph")
+    return model
+
+
+def _check_opset(model: ModelProto) -> None:
+    version = opsets(model).get("")
+    if version is not None and not OLDEST_OPSET <= version <= NEWEST_OPSET:
+        raise ModelFileError(
+            f"expected operators of ONNX opset {OLDEST_OPSET} to {NEWEST_OPSET}, got {version}: "
+            "export the model again for one of them"
+        )
+
+
+def _first_lines(text: str) -> str:
+    return " ".join(text.split())[:300]

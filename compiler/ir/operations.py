@@ -1,0 +1,122 @@
+"""The operations of the graph.
+
+What ONNX has two hundred operators for is said with these. Three of them do most of the work: `Map` for whatever
+is elementwise, `Reduce` for whatever sums up, and views for whatever only moves data. `compiler.ir.typing` says what
+types they give, `compiler.ir.reference` what they mean.
+"""
+
+import msgspec
+
+from compiler.formula import Formula
+from compiler.formula.formula import Number
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """What a node does."""
+
+
+class Map(Operation, frozen=True):
+    """Compute `formula` for each element of the inputs, which are broadcast against each other."""
+
+    formula: Formula
+
+
+class Reduce(Operation, frozen=True):
+    """Combine over `axes`, which vanish, what `element` makes of the inputs, and `finish` the result.
+
+    The first inputs are those of `element`, broadcast against each other; the others are further operands of `finish`
+    and broadcast to the shape of the output.
+    """
+
+    axes: tuple[int, ...]
+    element: Formula
+    combine: str
+    finish: Formula
+
+
+class View(Operation, frozen=True):
+    """Another way to look at the same elements."""
+
+
+class Reshape(View, frozen=True):
+    """The same elements in row-major order under another shape."""
+
+    shape: tuple[int, ...]
+
+
+class Transpose(View, frozen=True):
+    """Dimension n of the result is dimension `order[n]` of the input."""
+
+    order: tuple[int, ...]
+
+
+class Broadcast(View, frozen=True):
+    """Repeat dimensions of 1, and add dimensions in front."""
+
+    shape: tuple[int, ...]
+
+
+class Slice(View, frozen=True):
+    """Take `counts` elements along each dimension, from `starts`, each `steps` (not 0) behind the one before."""
+
+    starts: tuple[int, ...]
+    steps: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+class Unfold(View, frozen=True):
+    """Replace a dimension by two: which window, and which element in the window."""
+
+    axis: int
+    windows: int
+    step: int
+    """From one window to the next."""
+    size: int
+    dilation: int
+    """From one element of a window to the next."""
+
+
+class Concat(Operation, frozen=True):
+    """Put the inputs one behind the other."""
+
+    axis: int
+
+
+class Pad(Operation, frozen=True):
+    """Add elements of one value around the input."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    value: Number
+
+
+class Gather(Operation, frozen=True):
+    """Take the entries of the first input along an axis that the second input names; negative ones from the end."""
+
+    axis: int
+
+
+class MatMul(Operation, frozen=True):
+    """Multiply matrices of 32-bit floats: (…, M, K) by (…, K, N), plus a bias (N), then `epilogue`.
+
+    Its first operand is the product, the others are the inputs behind the bias, broadcast to the shape of the output.
+    """
+
+    epilogue: Formula
+
+
+class Conv(Operation, frozen=True):
+    """Convolve an image (N, C, H, W) of 32-bit floats with (O, C / groups, h, w), plus a bias (O), then `epilogue`."""
+
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    """Zeros above, left, below and right."""
+    groups: int
+    epilogue: Formula
+
+
+class Softmax(Operation, frozen=True):
+    """Along the last axis: e**x / sum, or its logarithm."""
+
+    is_log: bool

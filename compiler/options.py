@@ -1,0 +1,16 @@
+"""What a compilation may be told."""
+
+import msgspec
+
+from compiler.kernels.target import Target
+
+
+class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to compile a model."""
+
+    input_shapes: dict[str, tuple[int, ...]] = {}
+    """The shapes of inputs by name, for models that leave dimensions open."""
+    target: Target = Target.RELAXED
+    name: str | None = None
+    """The name of the model; by default that of its graph, if it can be one."""
+    version: str | None = None
