@@ -4,7 +4,9 @@ Owns the engine's state, the reports that the controller has not yet stored, the
 domains and the counters. A change of state and the receipts that report it are one transaction. One thread only.
 """
 
+import logging
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +39,9 @@ _SCHEMA: Final = (
 """One script for each version of the schema; `PRAGMA user_version` says how many were run."""
 
 
+_log = logging.getLogger(__name__)
+
+
 class _Device(msgspec.Struct, frozen=True, kw_only=True):
     """The part of the engine's state that belongs to no model."""
 
@@ -58,17 +63,15 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
-        except sqlite3.Error as error:
-            raise StateError(f"cannot open {path}: {error}") from error
-        try:
-            self._open()
-        except sqlite3.Error as error:
-            self._db.close()
-            raise StateError(f"{path} is not usable: {error}. Move it away; the agent then starts anew") from error
-        except StateError:
-            self._db.close()
-            raise
+            self._db = _opened(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise StateError(f"cannot use {path}: {error}") from error
+            # Better a device that begins anew than none. What the controller needs comes again, and the trust
+            # folder keeps the versions that the client of the image repository accepted.
+            _move_aside(path)
+            _log.error("%s was damaged (%s) and moved aside; the agent begins with an empty memory", path, error)
+            self._db = _opened(path)
 
     def close(self) -> None:
         """Close the database. Closing twice does nothing."""
@@ -181,17 +184,6 @@ class Store:
 
     # --- inside
 
-    def _open(self) -> None:
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000"):
-            self._db.execute(f"PRAGMA {pragma}")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_SCHEMA):
-            raise StateError(f"expected a state of version {len(_SCHEMA)}, got {version}: update fleet-agent")
-        for number, script in enumerate(_SCHEMA[version:], version + 1):
-            self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
-        if not self.stream:
-            self._set_meta("stream", uuid.uuid4().hex)
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
@@ -246,6 +238,30 @@ class Store:
 
     def _set_meta(self, key: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None)
+    try:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000"):
+            db.execute(f"PRAGMA {pragma}")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_SCHEMA):
+            raise StateError(f"expected a state of version {len(_SCHEMA)}, got {version}: update fleet-agent")
+        for number, script in enumerate(_SCHEMA[version:], version + 1):
+            db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+        db.execute("INSERT OR IGNORE INTO meta VALUES ('stream', ?)", (uuid.uuid4().hex,))
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _move_aside(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        damaged = path.with_name(path.name + suffix)
+        if damaged.exists():
+            damaged.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}{suffix}"))
 
 
 def _json(value: msgspec.Struct) -> str:
