@@ -20,6 +20,7 @@ from protocol.identifiers import Digest
 
 T = TypeVar("T")
 
+_KINDS: dict[int, type[ControllerError]] = {HTTPStatus.NOT_FOUND: NotFoundError, HTTPStatus.CONFLICT: ConflictError}
 _JSON = {"Content-Type": "application/json"}
 _BINARY = {"Content-Type": "application/octet-stream"}
 
@@ -238,9 +239,10 @@ def _problem(response: httpx.Response) -> ControllerError:
     if status == HTTPStatus.UNAUTHORIZED:
         hint = problem.hint or "give the token of the operator's folder with --token-file, or its fleet with --home"
         return TokenError(problem.detail, hint=hint)
-    kinds = {HTTPStatus.NOT_FOUND: NotFoundError, HTTPStatus.CONFLICT: ConflictError}
     fallback = RefusedError if status < HTTPStatus.INTERNAL_SERVER_ERROR else ControllerError
-    return kinds.get(HTTPStatus(status), fallback)(problem.detail, hint=problem.hint)
+    error = _KINDS.get(status, fallback)(problem.detail, hint=problem.hint)
+    error.code = problem.code
+    return error
 
 
 def _event_data(lines: Iterator[str]) -> Iterator[str | None]:
