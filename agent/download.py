@@ -178,7 +178,7 @@ class Downloads:
 
     def _take(self, fetch: _Fetch, found: IndexFound | ChunkFound | None, now_ms: int) -> None:
         if isinstance(found, IndexFound):
-            fetch.partial = self._files.begin(found.blob, found.index, found.raw)
+            fetch.partial = self._files.begin(found.blob, found.index)
             fetch.core.resume(fetch.partial.present, now_ms)
         elif isinstance(found, ChunkFound) and fetch.partial:
             fetch.partial.write(found.number, found.data)

@@ -18,7 +18,7 @@ POINTS: Final = (
     "trust.before_persist",
     "trust.after_persist",
     "trust.floors_stored",
-    "fetch.index_written",
+    "fetch.blob_begun",
     "fetch.chunk_written",
     "fetch.chunks_complete",
     "fetch.before_rename",

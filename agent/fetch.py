@@ -28,7 +28,6 @@ class IndexFound(msgspec.Struct, frozen=True, kw_only=True):
 
     blob: Digest
     index: ChunkIndex
-    raw: bytes
 
 
 class ChunkFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,7 +163,7 @@ class FileFetch:
             raise DigestError(f"blob {blob[:12]} was offered for file {self.file.digest[:12]}, but holds another")
         self.index = index
         self._missing = list(range(len(index.chunks)))
-        return IndexFound(blob=blob, index=index, raw=payload)
+        return IndexFound(blob=blob, index=index)
 
     def _refill(self) -> None:
         self._window = self._missing[:WINDOW]

@@ -1,8 +1,8 @@
 """Files on the device's disk, named by their SHA-256, and those that are still arriving.
 
-A file has its name only when all of it is there, hashed and synced. An arriving blob lies in `partial/` beside its
-chunk index; the index is the journal: after a restart every chunk that hashes to what the index names is kept.
-Nothing is written beyond the disk quota.
+A file has its name only when all of it is there, hashed and synced. An arriving blob lies in `partial/`, and the chunk
+index serves as its journal: after a restart every chunk that hashes to what the index names is kept. Nothing is
+written beyond the disk quota.
 """
 
 import errno
@@ -60,7 +60,7 @@ class Files:
             raise CorruptFileError(f"file {file.digest[:12]} on the disk is damaged; it was deleted")
         return data
 
-    def begin(self, blob: Digest, index: ChunkIndex, raw_index: bytes) -> "Partial":
+    def begin(self, blob: Digest, index: ChunkIndex) -> "Partial":
         """Open the place of an arriving blob, with what is left of an earlier attempt.
 
         Raises:
@@ -76,10 +76,9 @@ class Files:
                 f"raise disk_quota_bytes in the device's policy, or remove models"
             )
         with _disk_errors():
-            index_path = path.with_suffix(".index")
-            index_path.write_bytes(raw_index)
-            faults.reach("fetch.index_written")
-            return Partial(path, index)
+            partial = Partial(path, index)
+        faults.reach("fetch.blob_begun")
+        return partial
 
     def assemble(self, blob: Digest, index: ChunkIndex, file: FileRef) -> None:
         """Turn a complete blob into the file that it holds; on any error the blob is gone.
@@ -110,9 +109,7 @@ class Files:
 
     def forget_partial(self, blob: Digest) -> None:
         """Delete what arrived of a blob."""
-        path = self._partials / blob
-        path.unlink(missing_ok=True)
-        path.with_suffix(".index").unlink(missing_ok=True)
+        (self._partials / blob).unlink(missing_ok=True)
 
     def collect(self, keep: frozenset[Digest], keep_blobs: frozenset[Digest]) -> int:
         """Delete every file but `keep` and every arriving blob but `keep_blobs`; return the bytes set free."""
@@ -120,7 +117,7 @@ class Files:
         freed = 0
         for folder, wanted in ((self._folder, keep), (self._partials, keep_blobs)):
             for path in folder.iterdir():
-                if path.is_file() and path.suffix != ".tmp" and path.stem not in wanted:
+                if path.is_file() and path.suffix != ".tmp" and path.name not in wanted:
                     freed += path.stat().st_size
                     path.unlink()
                     faults.reach("collect.after_unlink")
