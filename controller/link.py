@@ -48,6 +48,8 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     then holds back its own confirmations as well: a handler that publishes would wait for ever."""
     ack_timeout_s: float = 30.0
     """When the broker confirms nothing for so long, the connection is given up."""
+    connect_timeout_s: float = 10.0
+    """When the broker does not answer a connection for so long, it is tried again."""
     keepalive_s: int = 30
     session_expiry_s: int = 86_400
     """How long the broker keeps messages for a controller that is away."""
@@ -139,6 +141,7 @@ class Link(ABC):
         self._on_down = on_down
         self._topics: dict[str, None] = {}
         self._current: Connection | None = None
+        self._trying: Connection | None = None
         self._lock = threading.Lock()
         self._unread_bytes = 0
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -172,7 +175,7 @@ class Link(ABC):
         """Leave the broker; a second time does nothing. Messages not yet handled come again to the next link."""
         self._closing.set()
         self._events.put(None)
-        if connection := self._current:
+        if connection := self._trying:
             connection.leave()
         for thread in self._threads:
             if thread.is_alive() and thread is not threading.current_thread():
@@ -278,7 +281,7 @@ class Link(ABC):
         failure = ""
         versions: list[MqttVersion] = ["5", "3.1.1"] if self.preferred_version == "5" else ["3.1.1"]
         for version in versions:
-            connection = self.connection(version)
+            connection = self._trying = self.connection(version)
             try:
                 failure = connection.open()
                 if not failure and self._closing.is_set():

@@ -29,7 +29,6 @@ __all__ = ["LinkSettings", "MqttLink", "MqttVersion", "Outgoing"]
 
 log = logging.getLogger(__name__)
 
-_CONNACK_TIMEOUT_S = 10.0
 _CLOSE_TIMEOUT_S = 2.0
 _MAX_PACKET_BYTES = 16 * limits.MIB
 _HEADER_BYTES = 32
@@ -89,7 +88,7 @@ class _PahoConnection:
             self.ended.set()
             return str(error) or type(error).__name__
         self._client.loop_start()
-        if not self._answered.wait(_CONNACK_TIMEOUT_S):
+        if not self._answered.wait(self._settings.connect_timeout_s):
             self.abort("the broker does not answer")
             self._answered.wait()
         return self._refusal
@@ -252,6 +251,7 @@ def _make_client(link: Link, version: MqttVersion, connection: _PahoConnection) 
         client.tls_set_context(link.tls or ssl.create_default_context())
     if link.address.username is not None:
         client.username_pw_set(link.address.username, link.address.password)
+    client.connect_timeout = link.settings.connect_timeout_s
     client.on_socket_open = _set_no_delay
     client.on_connect = connection.on_connect
     client.on_disconnect = connection.on_disconnect

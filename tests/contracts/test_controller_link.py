@@ -2,6 +2,7 @@
 
 import itertools
 import queue
+import socket
 import subprocess
 import sys
 import textwrap
@@ -314,11 +315,34 @@ def test_closing_is_quick_and_may_be_repeated(url, make_link, prefix):
     recorder.wait_for("up")
     absent, _ = make_link("mqtt://127.0.0.1:1")
     absent.start()
-    started = time.monotonic()
-    for its_link in (link, absent):
-        its_link.close()
-        its_link.close()
-        with pytest.raises(BrokerError, match="no connection"):
-            its_link.publish(f"{prefix}/a", b"x")
-    assert time.monotonic() - started < 5
+    never_started, _ = make_link(url)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        waiting, _ = make_link(f"mqtt://127.0.0.1:{mute.getsockname()[1]}", settings={"connect_timeout_s": 60.0})
+        waiting.start()
+        connection, _ = mute.accept()
+        started = time.monotonic()
+        with connection:
+            for its_link in (link, absent, never_started, waiting):
+                its_link.close()
+                its_link.close()
+                with pytest.raises(BrokerError, match="no connection"):
+                    its_link.publish(f"{prefix}/a", b"x")
+        assert time.monotonic() - started < 10
     assert before >= set(threading.enumerate())
+
+
+def test_a_server_that_never_answers_is_left(make_link):
+    """A port that takes the connection and says nothing is tried again and again."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        link, recorder = make_link(f"mqtt://127.0.0.1:{mute.getsockname()[1]}", settings={"connect_timeout_s": 0.05})
+        link.start()
+        mute.settimeout(DEADLINE_S)
+        for _ in range(3):
+            connection, _ = mute.accept()
+            with connection:
+                assert b"MQTT" in connection.recv(1_000)
+                connection.settimeout(DEADLINE_S)
+                while connection.recv(1_000):
+                    pass
+        link.close()
+    assert [] == recorder.events

@@ -95,8 +95,8 @@ def test_a_taken_port_is_named(broker, kind, tmp_path):
 
 def test_an_address_of_another_machine_is_refused(kind, tmp_path):
     """One can listen only where one lives."""
-    with pytest.raises(BrokerError, match=r"192\.0\.2\.1"):
-        start_broker(kind, host="192.0.2.1", port=0, directory=tmp_path)
+    with pytest.raises(BrokerError, match=r"203\.0\.113\.1"):
+        start_broker(kind, host="203.0.113.1", port=0, directory=tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, kind):
