@@ -1,7 +1,7 @@
 """What each thing looks like on the broker: read from the database and the disk, made into retained messages."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import select
 
@@ -30,17 +30,19 @@ class Broadcast:
         self._core = core
         self._topics = topics
 
-    def messages(self, kind: Kind, key: str) -> Iterator[Outgoing]:
-        """Yield what publishes one row of the outbox."""
+    def messages(self, kind: Kind, keys: Sequence[str]) -> Iterator[Outgoing]:
+        """Yield what publishes rows of the outbox, in that order."""
         match kind:
             case "metadata":
-                yield from self._metadata(key)
+                for key in keys:
+                    yield from self._metadata(key)
             case "ack":
-                yield from self._ack(DeviceId(key))
+                yield from self._acks(keys)
             case "file":
-                yield from self._file(Digest(key))
+                for key in keys:
+                    yield from self._file(Digest(key))
             case "director":
-                yield from self._director(DeviceId(key))
+                yield from self._directors(keys)
             case "assign":
                 raise AssertionError("an assignment is signed, not published")
 
@@ -51,7 +53,7 @@ class Broadcast:
                 yield from self._metadata(METADATA_KEY)
                 yield from self._metadata(TIMESTAMP_KEY)
             case "director":
-                yield from self._director(DeviceId(missing.name))
+                yield from self._directors([missing.name])
             case "offer":
                 yield from self._missing_offer(Digest(missing.name))
             case _:
@@ -70,20 +72,22 @@ class Broadcast:
         elif payload is not None:
             yield Outgoing(topic, payload, retain=True)
 
-    def _ack(self, device: DeviceId) -> Iterator[Outgoing]:
+    def _acks(self, devices: Sequence[str]) -> Iterator[Outgoing]:
+        """Yield the acknowledgement of each device's newest stream."""
         with self._core.store.read() as session:
-            row = session.scalars(
-                select(AckRow).where(AckRow.device_id == device).order_by(AckRow.updated_at_ms.desc()).limit(1)
-            ).first()
-        if row is not None:
+            rows = session.scalars(
+                select(AckRow).where(AckRow.device_id.in_(devices)).order_by(AckRow.updated_at_ms, AckRow.stream)
+            )
+            newest_rows = {row.device_id: row for row in rows}
+        for device, row in newest_rows.items():
             ack = Ack(stream=row.stream, receipts=row.receipts, telemetry=row.telemetry)
-            yield Outgoing(self._topics.ack(device), ack.to_bytes(), retain=True)
+            yield Outgoing(self._topics.ack(DeviceId(device)), ack.to_bytes(), retain=True)
 
-    def _director(self, device: DeviceId) -> Iterator[Outgoing]:
+    def _directors(self, devices: Sequence[str]) -> Iterator[Outgoing]:
         with self._core.store.read() as session:
-            row = session.get(DirectorRow, device)
-        if row is not None:
-            yield Outgoing(self._topics.director(device), row.raw, retain=True)
+            rows = list(session.scalars(select(DirectorRow).where(DirectorRow.device_id.in_(devices))))
+        for row in rows:
+            yield Outgoing(self._topics.director(DeviceId(row.device_id)), row.raw, retain=True)
 
     def _file(self, digest: Digest) -> Iterator[Outgoing]:
         """Yield the chunks, then their index, then the offer: who follows it finds everything."""

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from sqlalchemy import select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from controller.core import Core
-from controller.receive import receive_liveness, receive_receipts, receive_telemetry
+from controller.receive import Consequences, receive_liveness, receive_receipts, receive_telemetry
 from controller.store.models import DeviceRow
 from protocol import limits
 from protocol.errors import LimitExceededError, ProtocolError
@@ -117,45 +118,50 @@ class Ingest:
                 return
 
     def _store(self, batch: Sequence[Message]) -> set[str]:
-        changed: set[str] = set()
+        """Store what is genuine; return the rollouts that changed."""
+        then = Consequences()
         with self._core.store.write() as session:
+            senders = {message.device for message in batch}
+            rows = {row.id: row for row in session.scalars(select(DeviceRow).where(DeviceRow.id.in_(senders)))}
             for message in batch:
-                row = session.get(DeviceRow, message.device)
+                row = rows.get(message.device)
                 if row is None:
                     self._core.counters.add("ingest.unknown_device")
                     log.warning("message of an unknown device", extra={"device": message.device})
                     continue
                 try:
                     with session.begin_nested():
-                        changed |= self._take(session, row, message)
+                        found = self._take(session, row, message)
+                    then.add(found)
                 except ProtocolError as error:
                     self._refuse(self._topics.up(message.device, message.uplink), error)
                 except (IntegrityError, DataError):
                     # No message may keep those of other devices from being stored.
                     self._core.counters.add("ingest.unstorable")
                     log.exception("message not stored", extra={"device": message.device, "uplink": message.uplink})
-        return changed
+            then.settle(session, self._core.now_ms())
+        return then.rollouts
 
-    def _take(self, session: Session, row: DeviceRow, message: Message) -> set[str]:
-        """Store one message; return the rollouts that it changed."""
+    def _take(self, session: Session, row: DeviceRow, message: Message) -> Consequences:
+        """Store one message; raises ProtocolError when it is not genuine."""
         device, payload, at_ms = message.device, message.payload, self._core.now_ms()
         key = Ed25519PublicKey.from_public_bytes(row.public_key)
+        then = Consequences()
         match message.uplink:
             case "want":
                 self._answer_want(device, Want.from_bytes(payload))
+                counted, n = "want", 1
             case "liveness":
-                is_news = receive_liveness(session, row, open_liveness(payload, device, key), at_ms)
-                self._core.counters.add("ingest.liveness" if is_news else "ingest.stale_liveness")
+                is_news = receive_liveness(row, open_liveness(payload, device, key), then, at_ms)
+                counted, n = "liveness" if is_news else "stale_liveness", 1
             case "telemetry":
-                batch = open_telemetry(payload, device, key)
-                row.last_seen_at_ms = at_ms
-                self._core.counters.add("ingest.telemetry", receive_telemetry(session, row, batch, at_ms))
+                counted = "telemetry"
+                n = receive_telemetry(session, row, open_telemetry(payload, device, key), then, at_ms)
             case "receipts":
-                received = receive_receipts(session, row, open_receipts(payload, device, key), at_ms)
-                row.last_seen_at_ms = at_ms
-                self._core.counters.add("ingest.receipts", received.stored)
-                return received.rollouts
-        return set()
+                counted = "receipts"
+                n = receive_receipts(session, row, open_receipts(payload, device, key), then, at_ms)
+        self._core.counters.add(f"ingest.{counted}", n)
+        return then
 
     def _refuse(self, topic: str, error: ProtocolError) -> None:
         # The topic may be the attacker's own words: it is cut, and the payload never shown.

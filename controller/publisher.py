@@ -13,7 +13,7 @@ from itertools import chain
 from controller.assigning import assign, mark_due
 from controller.broadcast import Broadcast
 from controller.core import Core
-from controller.errors import BrokerError, ControllerError
+from controller.errors import BrokerError
 from controller.link import Outgoing
 from controller.memory import BrokerMemory, republish_everything
 from controller.metadata import renew_when_due
@@ -22,7 +22,6 @@ from controller.store import outbox
 from controller.store.models import FileRow
 from controller.store.outbox import Item, Kind
 from controller.wants import Wants
-from protocol.identifiers import DeviceId
 from protocol.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -139,14 +138,7 @@ class Publisher:
         if not items:
             return False
         with self._core.store.write() as session:
-            for item in items:
-                try:
-                    with session.begin_nested():
-                        assign(session, self._core, DeviceId(item.key))
-                except ControllerError as error:
-                    # One device's document must not keep those of others from being signed.
-                    self._core.counters.add("assign.failed")
-                    log.error("no document", extra={"device": item.key, "reason": str(error)})
+            assign(session, self._core, [item.key for item in items])
             outbox.done(session, items)
         return True
 
@@ -165,7 +157,7 @@ class Publisher:
     def _publish_items(self, kind: Kind, items: Sequence[Item]) -> None:
         if kind != "ack":  # a lost acknowledgement mends itself: the device repeats its report
             self._is_marker_old = True
-        messages = chain.from_iterable(self._broadcast.messages(kind, item.key) for item in items)
+        messages = self._broadcast.messages(kind, [item.key for item in items])
         self._link.publish_all(self._until_closing(messages))
         if self._is_closing:
             return

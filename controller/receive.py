@@ -38,14 +38,29 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int
 
 
-class Received(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch of receipts changed."""
+class Consequences:
+    """What must follow from what was stored, once for a whole batch of messages."""
 
-    stored: int
-    rollouts: set[str]
+    def __init__(self) -> None:
+        self.rollouts: set[str] = set()
+        self.acknowledged: set[str] = set()
+        self.reassigned: set[str] = set()
+
+    def add(self, other: "Consequences") -> None:
+        """Take over what another message changed."""
+        self.rollouts |= other.rollouts
+        self.acknowledged |= other.acknowledged
+        self.reassigned |= other.reassigned
+
+    def settle(self, session: Session, at_ms: int) -> None:
+        """Bring rollouts to the states that follow, and have the rest published."""
+        for rollout in sorted(self.rollouts):
+            refresh_rollout(session, rollout, at_ms)
+        outbox.mark(session, "ack", self.acknowledged)
+        outbox.mark(session, "assign", self.reassigned)
 
 
-def receive_liveness(session: Session, row: DeviceRow, liveness: Liveness, at_ms: int) -> bool:
+def receive_liveness(row: DeviceRow, liveness: Liveness, then: Consequences, at_ms: int) -> bool:
     """Take a birth or a death; return whether it was news. One of an older session says nothing."""
     if liveness.session < row.session:
         return False
@@ -65,17 +80,17 @@ def receive_liveness(session: Session, row: DeviceRow, liveness: Liveness, at_ms
     if liveness.director_version > row.director_version:
         # Our memory is older than the device's: the next document must be newer than what it has seen.
         row.director_version = liveness.director_version
-        outbox.mark(session, "assign", [row.id])
+        then.reassigned.add(row.id)
     return True
 
 
-def receive_receipts(session: Session, row: DeviceRow, batch: ReceiptBatch, at_ms: int) -> Received:
-    """Store what is new, move the deployments that it speaks of, acknowledge."""
+def receive_receipts(session: Session, row: DeviceRow, batch: ReceiptBatch, then: Consequences, at_ms: int) -> int:
+    """Store what is new and move the deployments that it speaks of; return how many receipts that were."""
     origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=at_ms)
+    row.last_seen_at_ms = at_ms
+    then.acknowledged.add(row.id)
     known = _known(session, ReceiptRow, origin, [r.seq for r in batch.receipts])
     new = [receipt for receipt in batch.receipts if receipt.seq not in known]
-    rollouts: set[str] = set()
-    is_desire_changed = False
     for receipt in new:
         deployment = session.get(DeploymentRow, receipt.deployment_id)
         if deployment is None or deployment.device_id != row.id:
@@ -84,17 +99,14 @@ def receive_receipts(session: Session, row: DeviceRow, batch: ReceiptBatch, at_m
         effect = apply_receipt(standing(deployment), receipt, batch.stream)
         session.add(_receipt_row(receipt, effect.ignored, origin))
         if effect.ignored is None:
-            is_desire_changed |= deployment.is_closed_by_controller or effect.is_final
+            if deployment.is_closed_by_controller or effect.is_final:
+                then.reassigned.add(row.id)
             _apply(session, deployment, receipt, effect, origin)
-            rollouts.add(deployment.rollout_id)
+            then.rollouts.add(deployment.rollout_id)
             told = deployment.director_version or 0
             row.acknowledged_director_version = max(row.acknowledged_director_version, told)
-    for rollout in rollouts:
-        refresh_rollout(session, rollout, at_ms)
-    if is_desire_changed:
-        outbox.mark(session, "assign", [row.id])
     _acknowledge(session, origin, "receipts", [r.seq for r in batch.receipts], has_new=bool(new))
-    return Received(stored=len(new), rollouts=rollouts)
+    return len(new)
 
 
 def _apply(session: Session, row: DeploymentRow, receipt: Receipt, effect: Effect, origin: Origin) -> None:
@@ -144,9 +156,11 @@ def _receipt_row(receipt: Receipt, ignored: str | None, origin: Origin) -> Recei
     )
 
 
-def receive_telemetry(session: Session, row: DeviceRow, batch: TelemetryBatch, at_ms: int) -> int:
-    """Store what is new and acknowledge; return how many records that were."""
+def receive_telemetry(session: Session, row: DeviceRow, batch: TelemetryBatch, then: Consequences, at_ms: int) -> int:
+    """Store what is new; return how many records that were."""
     origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=at_ms)
+    row.last_seen_at_ms = at_ms
+    then.acknowledged.add(row.id)
     known = _known(session, SampleRow, origin, [r.seq for r in batch.records])
     new = [record for record in batch.records if record.seq not in known]
     for record in new:
@@ -203,7 +217,7 @@ def _known(session: Session, kind: type[ReceiptRow] | type[SampleRow], origin: O
 def _acknowledge(
     session: Session, origin: Origin, kind: Literal["receipts", "telemetry"], numbers: list[int], *, has_new: bool
 ) -> None:
-    """Move the mark below which everything is stored, and have it published, also when it stayed: it may be lost.
+    """Move the mark below which everything is stored; it is published also when it stayed, for it may be lost.
 
     Numbers inside one batch have no gaps that could still be filled: the device lists all it has. Before the first
     one there may be a batch that was lost on the way, until the device has repeated itself often enough.
@@ -229,5 +243,3 @@ def _acknowledge(
         row.receipts, row.receipts_gap_seen = covered, repeats
     else:
         row.telemetry, row.telemetry_gap_seen = covered, repeats
-    session.flush()
-    outbox.mark(session, "ack", [origin.device])

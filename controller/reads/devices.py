@@ -1,9 +1,9 @@
 """Devices, as the API shows them, and the devices that a `to` names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import func, select, text
+from sqlalchemy import String, column, select, table
 from sqlalchemy.orm import Session
 
 from controller.api import schema
@@ -11,8 +11,14 @@ from controller.errors import NotFoundError
 from controller.reads.rollouts import reason_of
 from controller.rollouts import build_assignment
 from controller.store.batches import batches
-from controller.store.deployments import deployment_state, installed_on, relevant_rows, standing
-from controller.store.models import DeploymentRow, DeviceGroupRow, DeviceRow, GroupRow, InstalledRow
+from controller.store.deployments import (
+    deployment_state,
+    installed_on,
+    latest_deployments,
+    relevant_rows,
+    standing,
+)
+from controller.store.models import DeploymentRow, DeviceGroupRow, DeviceRow, GroupRow
 from controller.store.times import rfc3339, rfc3339_or_none
 from protocol.assignment import AgentConfig
 from protocol.identifiers import DeviceId
@@ -80,7 +86,7 @@ def _show_batch(session: Session, ids: Sequence[str]) -> list[schema.Device]:
     groups: dict[str, list[str]] = {}
     for member in session.scalars(select(DeviceGroupRow).where(DeviceGroupRow.device_id.in_(ids))):
         groups.setdefault(member.device_id, []).append(member.group_name)
-    models = {id_: _models(session, DeviceId(id_)) for id_ in ids}
+    models = _models(session, ids)
     return [
         schema.Device(
             id=row.id,
@@ -100,18 +106,25 @@ def _show_batch(session: Session, ids: Sequence[str]) -> list[schema.Device]:
     ]
 
 
-def _states(session: Session, ids: Iterable[str]) -> dict[str, schema.DeviceState]:
+def _states(session: Session, ids: Sequence[str]) -> dict[str, schema.DeviceState]:
     """Return the state of each device, by the same rule that the view `fleet_status` shows."""
-    query = text("SELECT state FROM fleet_status WHERE device = :device")
-    return {id_: msgspec.convert(session.scalar(query, {"device": id_}), schema.DeviceState) for id_ in ids}
+    view = table("fleet_status", column("device", String), column("state", String))
+    rows = session.execute(select(view.c.device, view.c.state).where(view.c.device.in_(ids)))
+    return {device: msgspec.convert(state, schema.DeviceState) for device, state in rows}
 
 
-def _models(session: Session, device: DeviceId) -> tuple[schema.InstalledModel, ...]:
-    installed = {
-        r.model: r.version for r in session.scalars(select(InstalledRow).where(InstalledRow.device_id == device))
+def _models(session: Session, ids: Sequence[str]) -> dict[str, tuple[schema.InstalledModel, ...]]:
+    installed = installed_on(session, ids)
+    desired = desired_versions(session, ids)
+    latest = latest_deployments(session, ids)
+    return {
+        id_: _models_of({item.model: item.version for item in installed[id_]}, desired[id_], latest[id_]) for id_ in ids
     }
-    desired = desired_versions(session, device)
-    latest = latest_deployments(session, device)
+
+
+def _models_of(
+    installed: dict[str, str], desired: dict[str, str], latest: dict[str, DeploymentRow]
+) -> tuple[schema.InstalledModel, ...]:
     return tuple(
         schema.InstalledModel(
             model=model,
@@ -125,29 +138,12 @@ def _models(session: Session, device: DeviceId) -> tuple[schema.InstalledModel, 
     )
 
 
-def desired_versions(session: Session, device: DeviceId) -> dict[str, str]:
-    """Return what the device must run: the version of each model."""
-    assignment = build_assignment(
-        device,
-        installed_on(session, device),
-        [standing(row) for row in relevant_rows(session, device)],
-        issued_at_ms=0,
-        config=AgentConfig(),
-    )
-    return {release.model: release.version for release in assignment.releases}
-
-
-def latest_deployments(session: Session, device: DeviceId) -> dict[str, DeploymentRow]:
-    """Return the newest deployment of each model on the device."""
-    newest = (
-        select(DeploymentRow.model, func.max(DeploymentRow.number).label("number"))
-        .where(DeploymentRow.device_id == device)
-        .group_by(DeploymentRow.model)
-        .subquery()
-    )
-    rows = session.scalars(
-        select(DeploymentRow)
-        .join(newest, (DeploymentRow.model == newest.c.model) & (DeploymentRow.number == newest.c.number))
-        .where(DeploymentRow.device_id == device)
-    )
-    return {row.model: row for row in rows}
+def desired_versions(session: Session, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return what each device must run: the version of each model."""
+    installed, deployments = installed_on(session, ids), relevant_rows(session, ids)
+    found = {}
+    for id_ in ids:
+        standings = [standing(row) for row in deployments[id_]]
+        built = build_assignment(DeviceId(id_), installed[id_], standings, issued_at_ms=0, config=AgentConfig())
+        found[id_] = {release.model: release.version for release in built.releases}
+    return found

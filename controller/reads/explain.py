@@ -7,16 +7,16 @@ from sqlalchemy.orm import Session
 from controller.api import schema
 from controller.errors import RefusedError
 from controller.reads.candidates import candidates
-from controller.reads.devices import desired_versions, device_row, get_device, latest_deployments
+from controller.reads.devices import desired_versions, device_row, get_device
 from controller.reads.releases import no_model, read_manifest, refusal_of
 from controller.rollouts import plan_release
-from controller.store.deployments import deployment_state
+from controller.store.deployments import deployment_state, latest_deployments
 from controller.store.files import FileStore
 from controller.store.models import DeploymentRow, DeviceRow, InstalledRow, ModelRow, ReleaseRow, RolloutRow
 from controller.store.times import rfc3339
 from protocol import lifecycle
 from protocol.errors import ProtocolError
-from protocol.identifiers import DeviceId, Version
+from protocol.identifiers import Version
 
 _WAITS = "nothing to do: it goes on by itself when the device is online"
 
@@ -30,7 +30,7 @@ class _Case:
         self.device = device
         self.model = model
         self.installed = session.get(InstalledRow, (device.id, model))
-        self.latest = latest_deployments(session, DeviceId(device.id)).get(model)
+        self.latest = latest_deployments(session, [device.id])[device.id].get(model)
         self.because: list[str] = []
         self.next_step: str | None = None
 
@@ -46,7 +46,7 @@ def explain_device(session: Session, files: FileStore, device_id: str, model: st
     if model is not None and session.get(ModelRow, model) is None:
         raise no_model(session, model)
     names = [model] if model is not None else list(session.scalars(select(ModelRow.name).order_by(ModelRow.name)))
-    desired = desired_versions(session, DeviceId(row.id))
+    desired = desired_versions(session, [row.id])[row.id]
     cases = [_Case(session, files, row, name) for name in names]
     for case in cases:
         _explain_unfinished(case)

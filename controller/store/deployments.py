@@ -1,5 +1,7 @@
 """Deployments between rows and the facts that `controller.rollouts` decides on."""
 
+from collections.abc import Sequence
+
 import msgspec
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
@@ -8,7 +10,6 @@ from controller.rollouts import Installed, Standing, outcome
 from controller.store import outbox
 from controller.store.models import DeploymentRow, FileRow, InstalledRow, ReleaseFileRow, RolloutRow, WaveRow
 from protocol import lifecycle
-from protocol.identifiers import DeviceId
 from protocol.lifecycle import DEPLOYMENT, DeploymentState, RolloutState
 
 OPEN_STATES: tuple[DeploymentState, ...] = tuple(s for s in DEPLOYMENT if not lifecycle.is_final(DEPLOYMENT, s))
@@ -41,22 +42,40 @@ def standing(row: DeploymentRow) -> Standing:
     )
 
 
-def relevant_rows(session: Session, device: DeviceId) -> list[DeploymentRow]:
-    """Return the device's unfinished deployments and those that the controller closed before the device did."""
-    return list(
-        session.scalars(
-            select(DeploymentRow).where(
-                DeploymentRow.device_id == device,
-                or_(DeploymentRow.state.in_(OPEN_STATES), DeploymentRow.is_closed_by_controller),
-            )
-        )
+def relevant_rows(session: Session, devices: Sequence[str]) -> dict[str, list[DeploymentRow]]:
+    """Return for each device its unfinished deployments and those that the controller closed before the device did."""
+    found: dict[str, list[DeploymentRow]] = {device: [] for device in devices}
+    relevant = or_(DeploymentRow.state.in_(OPEN_STATES), DeploymentRow.is_closed_by_controller)
+    for row in session.scalars(select(DeploymentRow).where(DeploymentRow.device_id.in_(devices), relevant)):
+        found[row.device_id].append(row)
+    return found
+
+
+def installed_on(session: Session, devices: Sequence[str]) -> dict[str, list[Installed]]:
+    """Return what each device has committed."""
+    found: dict[str, list[Installed]] = {device: [] for device in devices}
+    for row in session.scalars(select(InstalledRow).where(InstalledRow.device_id.in_(devices))):
+        found[row.device_id].append(Installed(model=row.model, version=row.version, deployment_id=row.deployment_id))
+    return found
+
+
+def latest_deployments(session: Session, devices: Sequence[str]) -> dict[str, dict[str, DeploymentRow]]:
+    """Return for each device the newest deployment of each model."""
+    newest = (
+        select(DeploymentRow.device_id, DeploymentRow.model, func.max(DeploymentRow.number).label("number"))
+        .where(DeploymentRow.device_id.in_(devices))
+        .group_by(DeploymentRow.device_id, DeploymentRow.model)
+        .subquery()
     )
-
-
-def installed_on(session: Session, device: DeviceId) -> list[Installed]:
-    """Return what the device has committed."""
-    rows = session.scalars(select(InstalledRow).where(InstalledRow.device_id == device))
-    return [Installed(model=r.model, version=r.version, deployment_id=r.deployment_id) for r in rows]
+    same = (
+        (DeploymentRow.device_id == newest.c.device_id)
+        & (DeploymentRow.model == newest.c.model)
+        & (DeploymentRow.number == newest.c.number)
+    )
+    found: dict[str, dict[str, DeploymentRow]] = {device: {} for device in devices}
+    for row in session.scalars(select(DeploymentRow).join(newest, same)):
+        found[row.device_id][row.model] = row
+    return found
 
 
 def close(row: DeploymentRow, state: DeploymentState, message: str, at_ms: int) -> None:

@@ -24,7 +24,6 @@ from controller.trust import image
 from protocol.assignment import Assignment, extension, parse_metadata
 from protocol.enrollment import EnrollRequest
 from protocol.errors import DigestError, LimitExceededError, MalformedError, ProtocolError, SignatureError
-from protocol.identifiers import DeviceId
 from protocol.lifecycle import DeploymentState
 from protocol.manifest import FileRef
 from tests.controller.service.fleet import (
@@ -52,8 +51,7 @@ def settle_assignments(fleet: FleetCore) -> None:
     """Sign what is due, as the publisher does."""
     with fleet.core.store.write() as session:
         items = outbox.take(session, "assign", 1_000)
-        for item in items:
-            assign(session, fleet.core, DeviceId(item.key))
+        assign(session, fleet.core, [item.key for item in items])
         outbox.done(session, items)
 
 
