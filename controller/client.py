@@ -37,6 +37,12 @@ class ServiceLostError(ControllerError):
     code = "service_lost"
 
 
+class ServiceSilentError(ServiceLostError):
+    """Nothing came for as long as we were ready to wait."""
+
+    code = "service_silent"
+
+
 class TokenError(ControllerError):
     """The service does not accept the token."""
 
@@ -157,7 +163,8 @@ class FleetClient:
         """Yield the rollout now and after every change, and None when the service only says that it is alive.
 
         Raises:
-            ServiceLostError: the stream broke, or nothing came for `silence_s`. Ask again to go on.
+            ServiceSilentError: nothing came for `silence_s`. Ask again to go on.
+            ServiceLostError: the stream broke. Ask again to go on.
         """
         url = _path("rollouts", rollout_id, "events")
         timeout = httpx.Timeout(self._http.timeout.connect, read=silence_s)
@@ -204,7 +211,8 @@ class FleetClient:
                 f"no service answers at {self.api_url}",
                 hint="start it with `fleetctl up` (or `fleetctl serve`), or name another with --api-url",
             )
-        return ServiceLostError(
+        kind = ServiceSilentError if isinstance(error, httpx.ReadTimeout) else ServiceLostError
+        return kind(
             f"the service at {self.api_url} went away: {error or type(error).__name__}",
             hint="see whether `fleetctl up` still runs, then try again",
         )

@@ -17,12 +17,12 @@ from controller.api import schema
 from controller.cli import wording
 from controller.cli.groups import EXIT_NOT_ALL_WELL
 from controller.cli.screen import Cell, Screen, plain, table, warn
-from controller.client import ServiceLostError, ServiceNotRunningError
+from controller.client import ServiceLostError, ServiceNotRunningError, ServiceSilentError
 from protocol.lifecycle import BAD_ENDS, DEPLOYMENT, GOOD_ENDS, is_final
 
 _MANY = 16
 """More devices than this are not shown one by one."""
-_SILENCE_S = 30.0
+_SILENCE_S = 10.0
 _RECONNECT_PAUSE_S = 0.5
 _EXIT_INTERRUPTED = 130
 
@@ -70,18 +70,24 @@ class RolloutSource(Protocol):
 def changes(client: RolloutSource, rollout_id: str, *, timeout_s: float) -> Iterator[schema.Rollout]:
     """Yield the rollout now and after every change until it ended or time is up, across restarts of the service."""
     deadline = time.monotonic() + timeout_s
-    is_lost = False
+    is_lost, is_heard = False, False
+    last: schema.Rollout | None = None
     while (left_s := deadline - time.monotonic()) > 0:
         try:
             for rollout in client.rollout_events(rollout_id, silence_s=min(_SILENCE_S, left_s)):
-                is_lost = False
-                if rollout is not None:
+                is_lost, is_heard = False, True
+                if rollout is not None and rollout != last:
+                    last = rollout
                     yield rollout
                     if rollout.finished_at is not None:
                         return
                 if time.monotonic() > deadline:
                     return
         except (ServiceLostError, ServiceNotRunningError) as error:
+            is_silent = isinstance(error, ServiceSilentError) and is_heard
+            is_heard = False
+            if is_silent:
+                continue  # nothing has changed for a while, so we look whether it is still there
             if not is_lost:
                 warn(f"{error}; the rollout goes on without it, trying to reach it again")
             is_lost = True

@@ -10,7 +10,7 @@ from rich.console import Console
 from controller.api.schema import Deployment, PlannedDevice, Rollout
 from controller.cli.following import changes, conclude, follow, is_all_well, progress_table
 from controller.cli.screen import Screen
-from controller.client import ServiceLostError, ServiceNotRunningError
+from controller.client import ServiceLostError, ServiceNotRunningError, ServiceSilentError
 from controller.errors import NotFoundError
 from protocol.messages import Progress, Reason
 
@@ -73,6 +73,14 @@ def test_a_stream_that_only_ends_is_asked_again() -> None:
     """A service that stops closes its streams; the next one goes on."""
     service = Streams([rollout("queued")], [ended("succeeded")])
     assert 2 == len(list(changes(service, "r-1", timeout_s=10)))
+
+
+def test_silence_is_no_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    """A rollout in which nothing happens is asked for again without a word; a service that never speaks is lost."""
+    silent = ServiceSilentError("the service at http://x went away: timed out")
+    service = Streams([rollout("queued"), silent], [rollout("queued"), silent], [silent], [ended("succeeded")])
+    assert ["running", "finished"] == [r.state for r in changes(service, "r-1", timeout_s=10)]
+    assert 1 == capsys.readouterr().err.count("warning:")
 
 
 def test_other_errors_are_not_waited_out() -> None:

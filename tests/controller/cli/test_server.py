@@ -135,6 +135,7 @@ def test_without_a_server_folder_nothing_starts(home: Path, command: str) -> Non
     assert "config.toml is missing" in done.stderr
 
 
+@pytest.mark.timeout(240)
 def test_a_push_is_followed_through_a_crash_of_the_service(tmp_path: Path, doubler: Path) -> None:
     """SIGKILL the service in the middle of a rollout: the command waits, and the rollout ends well."""
     fleet = Fleet(tmp_path)
@@ -145,7 +146,7 @@ def test_a_push_is_followed_through_a_crash_of_the_service(tmp_path: Path, doubl
         text = config.read_text().replace('host = "127.0.0.1"\nport = 0', f'host = "127.0.0.1"\nport = {api}', 1)
         config.write_text(text.replace("mqtt://127.0.0.1:0", f"mqtt://127.0.0.1:{mqtt}"))
         pushed = fleet.ask("push", str(doubler), "--soak-ms", "3000", "--no-wait")
-        command = ["--home", str(fleet.home), "rollouts", "watch", pushed["rollout"]["id"], "--timeout", "60"]
+        command = ["--home", str(fleet.home), "rollouts", "watch", pushed["rollout"]["id"], "--timeout", "120"]
         with subprocess.Popen(
             [sys.executable, "-c", "from controller.entry import main; main()", *command],
             stdout=subprocess.PIPE,
@@ -158,7 +159,7 @@ def test_a_push_is_followed_through_a_crash_of_the_service(tmp_path: Path, doubl
                 assert watching.poll() is None
             fleet.server.stop(signal.SIGKILL)
             fleet.server = Server(fleet.home, "up")
-            out, err = watching.communicate(timeout=60)
+            out, err = watching.communicate(timeout=130)
         assert (0, True) == (watching.returncode, "1 of 1 device ended well" in out)
         assert "the rollout goes on without it" in " ".join(err.split())
     finally:
