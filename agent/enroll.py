@@ -151,7 +151,8 @@ def _exchange(url: str, context: ssl.SSLContext, method: str, path: str, body: b
         content = response.read(limits.MAX_DIRECTOR_BYTES + 1)
     except ssl.SSLCertVerificationError as error:
         raise EnrollmentError(
-            f"{url} could not prove that it belongs to the invite's fleet: {error.verify_message}"
+            f"{url} could not prove that it belongs to the invite's fleet: {error.verify_message}; "
+            "see whether this device's clock is right"
         ) from error
     except (OSError, http.client.HTTPException) as error:
         raise EnrollmentError(

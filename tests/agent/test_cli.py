@@ -1,0 +1,210 @@
+"""The commands of `fleet-agent` on a device that answers, and on one that does not."""
+
+import io
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cli import default_state_dir, main
+from agent.errors import PolicyError
+from agent.logs import last_lines, start_logging
+from agent.policy import Policy, capacity_of, load_policy
+from controller.broker import BrokerProcess
+from tests.agent.conftest import new_agent, new_backend
+from tests.agent.signing import bundle
+
+
+@pytest.fixture(scope="module")
+def state(broker: BrokerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The state folder of a device that runs one model."""
+    backend = new_backend(broker)
+    agent = new_agent(broker, backend, tmp_path_factory.mktemp("device") / "state")
+    release = bundle()
+    backend.release(release)
+    backend.assign(release)
+    agent.start()
+    backend.wait_end(release)
+    yield agent.state_dir
+    agent.stop()
+    backend.close()
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    status = main([str(a) for a in argv])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.needs("mosquitto")
+def test_status_is_a_table_or_json(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table is for a person, the document for a program; both say the same."""
+    status, text, _ = run(capsys, "status", "--state", state)
+    assert 0 == status
+    assert "connected" in text
+    assert ["scale", "1.0.0", "-", "-", "committed"] == text.splitlines()[-1].split()[:5]
+    document = json.loads(run(capsys, "status", "--json", "--state", state)[1])
+    assert ("scale", "1.0.0") == (document["models"][0]["model"], document["models"][0]["active"])
+    assert {"is_connected", "director_version", "unsent_receipts", "session"} <= set(document)
+
+
+INPUTS: dict[str, Any] = {
+    "named.json": b'{"x": [4.0]}',
+    "list.json": b"[4.0]",
+    "raw.bin": struct.pack("<f", 4.0),
+}
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("name", INPUTS)
+def test_infer_takes_json_and_raw_bytes(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A dictionary of inputs, a bare list, or raw bytes."""
+    (tmp_path / name).write_bytes(INPUTS[name])
+    status, out, _ = run(capsys, "infer", "scale", "--input", tmp_path / name, "--json", "--state", state)
+    assert 0 == status
+    assert [8.0] == json.loads(out)["outputs"]["y"]["values"]
+
+
+@pytest.mark.needs("mosquitto")
+def test_infer_reads_standard_input(
+    state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe does as well as a file; without --json the answer is for a person."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"[4.0]")))
+    assert (0, "scale 1.0.0\n  y FP32[1]: 8\n", "") == run(capsys, "infer", "scale", "--input", "-", "--state", state)
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize(
+    ("model", "content", "message"),
+    [
+        ("scale", b"not json", "expected JSON"),
+        ("scale", b'{"z": [1]}', "unknown input"),
+        ("scale", b"[1, 2, 3]", "x"),
+        ("missing", b"[1]", "no release of 'missing'"),
+    ],
+)
+def test_infer_says_what_is_wrong(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, content: bytes, message: str
+) -> None:
+    """A bad input ends with status 1 and a sentence."""
+    (tmp_path / "input.json").write_bytes(content)
+    status, _, err = run(capsys, "infer", model, "--input", tmp_path / "input.json", "--state", state)
+    assert 1 == status
+    assert message in err
+
+
+@pytest.mark.needs("mosquitto")
+def test_logs_are_lines_or_json(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last lines, oldest first."""
+    _, text, _ = run(capsys, "logs", "-n", 2, "--state", state)
+    assert 2 == len(text.splitlines())
+    assert "succeeded" in text
+    _, raw, _ = run(capsys, "logs", "-n", 1, "--json", "--state", state)
+    assert {"at", "level", "part", "message", "error"} == set(json.loads(raw))
+
+
+@pytest.mark.needs("mosquitto")
+def test_log_names_no_secret(state: Path) -> None:
+    """Neither the key nor anything of a payload is ever in the log."""
+    key = (state / "identity/device.key").read_text().splitlines()[1]
+    log = (state / "agent.log").read_text()
+    assert key not in log
+    assert "BEGIN" not in log
+
+
+def test_commands_without_an_agent_say_how_to_start_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 4 and the next step."""
+    status, _, err = run(capsys, "status", "--state", tmp_path)
+    assert 4 == status
+    assert "fleet-agent run" in err
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_run_without_an_identity_says_to_paste_an_invite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], *, exists: bool
+) -> None:
+    """Exit status 3 and the next step."""
+    state = tmp_path if exists else tmp_path / "missing"
+    status, _, err = run(capsys, "run", "--state", state)
+    assert 3 == status
+    assert "fleetctl devices invite" in err
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` of each command ends with something to copy."""
+    for command in ("enroll", "run", "status", "infer", "logs"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert f"Example: fleet-agent {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["-1", "many", "10000000"])
+def test_count_of_log_lines_is_checked(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A number out of range is named by argparse."""
+    with pytest.raises(SystemExit):
+        main(["logs", f"-n={text}"])
+    assert "expected a number" in capsys.readouterr().err
+
+
+def test_state_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """FLEET_AGENT_STATE, else the system's folder for root, else the user's."""
+    monkeypatch.setenv("FLEET_AGENT_STATE", str(tmp_path))
+    assert tmp_path == default_state_dir()
+    monkeypatch.delenv("FLEET_AGENT_STATE")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert Path("/var/lib/fleet-agent") == default_state_dir()
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert tmp_path / "fleet-agent" == default_state_dir()
+
+
+def test_log_lines_survive_rotation_and_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    """The newest lines are found across files; half a line is left out."""
+    (tmp_path / "agent.log.1").write_text('{"at":"1","level":"info","part":"p","message":"old"}\n')
+    (tmp_path / "agent.log").write_text('{"at":"2","level":"info","part":"p","message":"new"}\n{"at":"3","le')
+    assert ["old", "new"] == [line.message for line in last_lines(tmp_path, 10)]
+    assert ["new"] == [line.message for line in last_lines(tmp_path, 1)]
+
+
+def test_policy_has_defaults_and_bounds(tmp_path: Path) -> None:
+    """No file means the defaults; a file sets what it names."""
+    assert Policy() == load_policy(tmp_path)
+    (tmp_path / "policy.toml").write_text("max_deadline_ms = 5\n")
+    policy = load_policy(tmp_path)
+    assert 5 == policy.max_deadline_ms
+    assert 5 == capacity_of(policy).max_deadline_ms
+
+
+@pytest.mark.parametrize("text", ["=", "max_deadline_ms = 0", "max_deadline_ms = 'x'", "typo = 1", "mqtt_protocol='4'"])
+def test_policy_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    """A misspelt limit must not silently be no limit."""
+    (tmp_path / "policy.toml").write_text(text)
+    with pytest.raises(PolicyError, match=r"policy\.toml"):
+        load_policy(tmp_path)
+
+
+def test_log_goes_to_the_file_and_to_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One event is one JSON line in the file and one readable line on standard error."""
+    import logging  # noqa: PLC0415 - only here
+
+    handlers = start_logging(tmp_path)
+    logger = logging.getLogger("agent.test")
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logger.exception("it failed")
+    for handler in handlers:
+        handler.close()
+    logging.getLogger("agent").handlers.clear()
+    logging.getLogger("agent").propagate = True
+    (line,) = last_lines(tmp_path, 10)
+    assert ("error", "test", "it failed") == (line.level, line.part, line.message)
+    assert "ValueError: broken" in line.error
+    assert "test: it failed" in capsys.readouterr().err
