@@ -8,7 +8,6 @@ keeps everything in memory, and a subscription with a wildcard receives at most 
 """
 
 import ctypes
-import getpass
 import logging
 import os
 import secrets
@@ -37,10 +36,11 @@ _PR_SET_PDEATHSIG = 1
 _DAEMON_FOLDERS = ["/usr/sbin", "/usr/local/sbin"]
 _PORT_HINT = "stop what uses it, or choose another port for the broker (port 0 takes any free one)"
 
+# `user` matters only to who starts mosquitto as root: it would become another user, who cannot write to the folder.
 _MOSQUITTO_CONF = """\
 listener {port} {host}
 allow_anonymous true
-user {user}
+user root
 persistence true
 persistence_location {directory}/
 autosave_interval 30
@@ -187,9 +187,7 @@ def _start(kind: Kind, program: str | None, host: str, port: int, directory: Pat
 
 
 def _mosquitto_conf(host: str, port: int, directory: Path) -> str:
-    return _MOSQUITTO_CONF.format(
-        host=host, port=port, user=getpass.getuser(), directory=directory, max_message_bytes=MAX_MESSAGE_BYTES
-    )
+    return _MOSQUITTO_CONF.format(host=host, port=port, directory=directory, max_message_bytes=MAX_MESSAGE_BYTES)
 
 
 def _embedded_toml(host: str, ports: dict[MqttVersion, int]) -> str:
