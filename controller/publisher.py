@@ -7,7 +7,7 @@ broker that was down gets everything when it is back, and publishing something t
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 
 from controller.assigning import assign, mark_due
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 BATCH = 200
 MARKER_TIMEOUT_S = 5.0
 RETRY_S = 2.0
+REFUSED_PAUSE = timedelta(minutes=1)
 RENEW_EVERY = timedelta(minutes=1)
 
 
@@ -45,6 +46,8 @@ class Publisher:
         self._is_closing = False
         self._is_memory_unknown = True
         self._is_marker_old = False
+        self._refused: dict[tuple[Kind, str], datetime] = {}
+        """What the broker refused although it is there, and when it is tried again."""
         self._renewed_at = core.now() - RENEW_EVERY
         self._thread = threading.Thread(target=self._run, name="publisher")
 
@@ -66,6 +69,7 @@ class Publisher:
     def on_up(self) -> None:
         """Take note that the broker is back: it may have forgotten."""
         self._is_memory_unknown = True
+        self._refused.clear()
         self._wake.set()
 
     def _run(self) -> None:
@@ -76,10 +80,13 @@ class Publisher:
                 log.warning("the broker did not take a message", extra={"reason": str(error)})
                 self._wake.clear()
                 self._wake.wait(RETRY_S)
+                self._wake.set()
             except Exception:  # what is published is hostile to nobody: one bug must not silence a fleet for ever
                 log.exception("publishing failed")
                 self._core.counters.add("publish.failed")
+                self._wake.clear()
                 self._wake.wait(RETRY_S)
+                self._wake.set()
 
     def run_once(self) -> None:
         """Do what there is to do, then wait to be woken; raises BrokerError when the broker went away."""
@@ -148,15 +155,37 @@ class Publisher:
             if kind == "assign":
                 continue
             with self._core.store.read() as session:
-                items = outbox.take(session, kind, 1 if kind == "file" else BATCH)
+                items = outbox.take(session, kind, BATCH + len(self._refused))
+            items = [item for item in items if not self._is_postponed(item)][: 1 if kind == "file" else BATCH]
             if items:
-                self._publish_items(kind, items)
+                self._publish_all(kind, items)
                 return True
         return False
 
-    def _publish_items(self, kind: Kind, items: Sequence[Item]) -> None:
+    def _is_postponed(self, item: Item) -> bool:
+        which = (item.kind, item.key)
+        if which in self._refused and self._refused[which] <= self._core.now():
+            del self._refused[which]
+        return which in self._refused
+
+    def _publish_all(self, kind: Kind, items: Sequence[Item]) -> None:
+        """Publish `items`; what the broker refuses while it is there is postponed, so that no other waits for it."""
         if kind != "ack":  # a lost acknowledgement mends itself: the device repeats its report
             self._is_marker_old = True
+        try:
+            self._publish_items(kind, items)
+        except BrokerError as error:
+            if not self._link.is_connected:
+                raise
+            if len(items) > 1:
+                for item in items:
+                    self._publish_all(kind, [item])
+                return
+            self._core.counters.add("publish.refused")
+            log.error("the broker refuses a message", extra={"kind": kind, "key": items[0].key, "reason": str(error)})
+            self._refused[kind, items[0].key] = self._core.now() + REFUSED_PAUSE
+
+    def _publish_items(self, kind: Kind, items: Sequence[Item]) -> None:
         messages = self._broadcast.messages(kind, [item.key for item in items])
         self._link.publish_all(self._until_closing(messages))
         if self._is_closing:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import version as package_version
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -85,6 +86,8 @@ class Service:
 
     def __init__(self, home: ServerHome, stack: ExitStack, world: World, options: Options) -> None:
         self._home = home
+        self._endpoints_path = home.path / "endpoints.json"
+        self._endpoints_path.unlink(missing_ok=True)  # of a service that was killed
         self._stack = stack
         self._on_ready = options.on_ready
         self.core = _open_core(home, stack, world)
@@ -97,7 +100,7 @@ class Service:
         self.endpoints = Endpoints(
             api_url=url_of("http", api.host, self._api_socket),
             enroll_url=url_of("https", devices.public_host, self._device_socket),
-            mqtt_url=self._mqtt_url,
+            mqtt_url=without_credentials(self._mqtt_url),
         )
 
     def _connect(self) -> MqttLink:
@@ -146,20 +149,19 @@ class Service:
         ]
         serving = asyncio.create_task(serve_all(listeners, stop))
         await _first(serving, asyncio.gather(*(listener.is_up.wait() for listener in listeners)))
-        endpoints_path = home.path / "endpoints.json"
-        durable.replace(endpoints_path, msgspec.json.encode(self.endpoints))
+        durable.replace(self._endpoints_path, msgspec.json.encode(self.endpoints))
         self._on_ready(self.endpoints)
         log.info("ready", extra={"api_url": self.endpoints.api_url})
         try:
             await _first(serving, asyncio.ensure_future(stop.wait()))
         finally:
-            endpoints_path.unlink(missing_ok=True)
+            self._endpoints_path.unlink(missing_ok=True)
             self.core.changes.close()
         await serving
 
     def _office(self) -> Office:
         home = self._home
-        device_mqtt_url = home.config.mqtt.device_url or self._mqtt_url
+        device_mqtt_url = home.config.mqtt.device_url or self.endpoints.mqtt_url
         return Office(
             core=self.core,
             queries=Queries(self.core.store.path),
@@ -181,13 +183,19 @@ class Service:
         return Info(
             version=package_version("wasmfleet"),
             topic_prefix=self._home.config.prefix,
-            mqtt_url=self._mqtt_url,
+            mqtt_url=self.endpoints.mqtt_url,
             is_mqtt_connected=is_connected,
             enroll_url=self.endpoints.enroll_url,
             targets_version=state.version,
             targets_expires=state.expires,
             warnings=tuple(warnings),
         )
+
+
+def without_credentials(url: str) -> str:
+    """Return the URL of a broker as it may be shown and told to devices: the service's own password stays here."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 async def _first(serving: asyncio.Task[None], awaited: "asyncio.Future[Any]") -> None:

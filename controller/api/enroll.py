@@ -1,16 +1,21 @@
 """Routes of the device-facing listener: the fleet's certificate, and enrolment. Nothing else is reachable there."""
 
+import asyncio
 from typing import Any
 
 import msgspec
 from litestar import Request, Response, get, post
 from litestar.concurrency import sync_to_thread
+from litestar.exceptions import HTTPException
 
 from controller.api.access import new_actor
 from controller.api.office import Office, OfficeDependency
 from controller.commands.devices import enroll as command
 from protocol import limits
 from protocol.enrollment import EnrollRequest, EnrollResponse
+
+BODY_TIMEOUT_S = 10
+"""Strangers reach this listener: none may hold a connection for as long as he likes."""
 
 
 @get("/v1/ca", sync_to_thread=False)
@@ -22,7 +27,12 @@ def ca(office: OfficeDependency) -> Response[bytes]:
 @post("/v1/enroll", status_code=200, request_max_body_size=limits.MAX_ENROLL_BYTES)
 async def enroll(request: Request[Any, Any, Any], office: OfficeDependency) -> Response[bytes]:
     """Take in the device that holds the invite."""
-    asked = EnrollRequest.from_bytes(await request.body())
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.body()
+    except TimeoutError as error:
+        raise HTTPException(f"expected the whole request within {BODY_TIMEOUT_S} s", status_code=408) from error
+    asked = EnrollRequest.from_bytes(body)
     answer = await sync_to_thread(_enroll, office, asked)
     return Response(msgspec.json.encode(answer), media_type="application/json")
 

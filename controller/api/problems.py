@@ -26,7 +26,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TrustError, 422),
     (ProtocolError, 400),
 )
-_CODES = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "limit_exceeded"}
+_CODES = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "limit_exceeded"}
 
 
 class UnauthorizedError(ControllerError):

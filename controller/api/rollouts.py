@@ -1,5 +1,6 @@
 """Routes: rollouts, and the stream of what happens to one."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from controller.store.idempotency import MAX_KEY_CHARS, Ticket
 from protocol import lifecycle
 
 MAX_LISTED = 1_000
+MIN_PAUSE_S = 0.1
+"""Between two events of a stream: a fleet that reports all at once changes a rollout many times a second."""
 KEEP_ALIVE_S = 15.0
 """A comment this often, so that a proxy or a client does not take silence for death."""
 
@@ -80,6 +83,7 @@ async def _events(office: Office, rollout_id: str) -> AsyncIterator[ServerSentEv
                     return
             else:
                 yield ServerSentEventMessage(comment="still here", data=None)
+            await asyncio.sleep(MIN_PAUSE_S)
             is_changed = await watcher.wait(KEEP_ALIVE_S)
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,8 +18,10 @@ from controller.commands import devices as device_commands
 from controller.commands import releases as release_commands
 from controller.commands import rollouts as rollout_commands
 from controller.core import Core, Trust, World
+from controller.errors import BrokerError
 from controller.first_start import prepare
 from controller.ingest import Ingest, Message
+from controller.link import Outgoing
 from controller.publisher import Publisher
 from controller.store.audit import Actor
 from controller.store.engine import Store
@@ -297,28 +299,30 @@ class Recorder:
         self.retained: dict[str, bytes] = {}
         self.log: list[str] = []
         self.fails_after: int | None = None
+        self.refused: frozenset[str] = frozenset()
+        """Topics that it takes no message for."""
         self.on_message = lambda _topic, _payload: None
         self._subscribed: set[str] = set()
 
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
         """Take a message, or break."""
-        from controller.errors import BrokerError  # noqa: PLC0415
-
         if self.fails_after is not None:
             if self.fails_after == 0:
                 self.is_connected = False
                 raise BrokerError("the broker went away")
             self.fails_after -= 1
+        if topic in self.refused:
+            raise BrokerError("the broker refuses")
         self.log.append(topic)
         if retain:
             self.retained[topic] = payload
         if topic in self._subscribed:
             self.on_message(topic, payload)
 
-    def publish_all(self, messages: "Iterator[object]") -> None:
+    def publish_all(self, messages: Iterable[Outgoing]) -> None:
         """Take messages in order."""
         for message in messages:
-            self.publish(message.topic, message.payload, message.retain)  # type: ignore[attr-defined]
+            self.publish(*message)
 
     def subscribe(self, topic: str) -> None:
         """Deliver what is retained."""

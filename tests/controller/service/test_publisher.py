@@ -11,7 +11,7 @@ from protocol.assignment import parse_metadata, verify_assignment
 from protocol.chunks import ChunkIndex, Offer
 from protocol.codec import sha256
 from protocol.compression import decompress
-from protocol.identifiers import Digest
+from protocol.identifiers import DeviceId, Digest
 from protocol.messages import Ack, Want
 from protocol.repository import MetadataSet
 from tests.controller.service.fleet import HAPPY, FleetCore, Recorder, bundle
@@ -148,6 +148,27 @@ def test_without_a_broker_documents_are_signed_and_wait(fleet: FleetCore, broker
     broker.is_connected = True
     publisher.settle()
     assert is_settled(fleet)
+
+
+def test_a_message_that_the_broker_refuses_holds_up_no_other(fleet: FleetCore, broker: Recorder) -> None:
+    """It is counted, and tried again later."""
+    fleet.release(bundle())
+    for n in range(3):
+        fleet.enroll(f"press-{n}")
+    fleet.roll_out("double", "1.0.0")
+    refused = fleet.topics.director(DeviceId("press-1"))
+    broker.refused = frozenset({refused, fleet.topics.metadata})
+    publisher = connect(fleet, broker)
+    publisher.settle()
+    assert {fleet.topics.director(DeviceId(f"press-{n}")) for n in (0, 2)} <= set(broker.retained)
+    assert (2, False) == (fleet.core.counters.get("publish.refused"), is_settled(fleet))
+    broker.refused = frozenset()
+    publisher.settle()
+    assert refused not in broker.retained
+    fleet.clock.advance(minutes=2)
+    publisher.settle()
+    assert is_settled(fleet)
+    assert {refused, fleet.topics.metadata} <= set(broker.retained)
 
 
 def test_a_broker_that_kept_everything_is_left_alone(fleet: FleetCore, broker: Recorder) -> None:

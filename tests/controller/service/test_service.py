@@ -19,7 +19,10 @@ import pytest
 from controller.api.schema import Info, InviteRequest, RolloutRequest
 from controller.broker import BrokerProcess, start_broker
 from controller.client import FleetClient
+from controller.errors import ControllerError
+from controller.listeners import bind
 from controller.mqtt import MqttLink
+from controller.service import without_credentials
 from controller.trust import image
 from controller.workspace import Workspace, create_workspace
 from protocol.assignment import VerifiedAssignment, parse_metadata, verify_assignment
@@ -27,7 +30,6 @@ from protocol.chunks import ChunkIndex, Offer
 from protocol.codec import sha256
 from protocol.compression import decompress
 from protocol.enrollment import EnrollRequest, EnrollResponse, Invite
-from protocol.errors import ProtocolError
 from protocol.identifiers import Digest
 from protocol.manifest import Manifest
 from protocol.messages import Ack, Reason, Want
@@ -379,25 +381,26 @@ def test_a_signal_ends_it_cleanly(workspace: Workspace, number: signal.Signals) 
             httpx.get(service.endpoints["api_url"])
 
 
-def test_a_port_in_use_is_said_with_what_to_do(workspace: Workspace) -> None:
-    """The service does not start half."""
-    with running(workspace, "mqtt://127.0.0.1:9") as service:
-        port = service.endpoints["api_url"].rpartition(":")[2]
-        other = create_workspace(workspace.path.parent / "other", now=datetime.now(UTC), api_port=int(port))
-        command = [sys.executable, "-c", SERVE, str(other.server.path), "mqtt://127.0.0.1:9"]
-        failed = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
-    assert failed.returncode != 0
-    assert f"cannot listen on 127.0.0.1, port {port}" in failed.stderr
+def test_a_port_in_use_is_said_with_what_to_do() -> None:
+    """Before anything is started."""
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ControllerError, match=f"cannot listen on 127.0.0.1, port {port}") as caught:
+            bind("127.0.0.1", port)
+        assert "0 takes any free one" in caught.value.hint
+    with pytest.raises(ControllerError, match="cannot listen on no-such-host"):
+        bind("no-such-host.invalid", 0)
 
 
-def test_an_assignment_for_another_device_is_not_believed(workspace: Workspace, broker: BrokerProcess) -> None:
-    """Each document binds its device."""
-    with running(workspace, broker.url) as service, enrolled(service, "press-1") as device:
-        service.publish(bundle())
-        service.client.start_rollout(RolloutRequest(model="double", version="1.0.0"))
-        device.assigned("double", "1.0.0")
-        raw = device.received[device.topics.director(device.id)]
-        with pytest.raises(ProtocolError):
-            verify_assignment(
-                raw, root=device.root, device_id=ScriptedDevice("press-2").id, version_floor=1, now=datetime.now(UTC)
-            )
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("mqtt://me:secret@host:1883", "mqtt://host:1883"),
+        ("wss://me:s%40cret@host/mqtt", "wss://host/mqtt"),
+        ("mqtt://host", "mqtt://host"),
+    ],
+)
+def test_the_password_of_the_broker_stays_in_the_service(url: str, expected: str) -> None:
+    """Devices and screens get the address alone."""
+    assert expected == without_credentials(url)
