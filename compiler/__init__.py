@@ -1,1 +1,33 @@
-""
+"""ONNX in, one standalone WebAssembly module out.
+
+    compiled = compile_model(Path("model.onnx"), CompileOptions(input_shapes={"image": (1, 3, 224, 224)}))
+    Path("model.wasm").write_bytes(compiled.wasm)
+
+The way is importer → graph → passes → memory plan and kernels → module, each a package or a module here. The encoder
+and the inspector need neither ONNX nor numpy; the names below are loaded when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compiler.errors import CompilerError
+    from compiler.kernels.target import Target
+    from compiler.options import CompileOptions
+    from compiler.pipeline import CompiledModel, compile_model
+
+__all__ = ["CompileOptions", "CompiledModel", "CompilerError", "Target", "compile_model"]
+
+_HOMES = {
+    "CompileOptions": "compiler.options",
+    "CompiledModel": "compiler.pipeline",
+    "CompilerError": "compiler.errors",
+    "Target": "compiler.kernels.target",
+    "compile_model": "compiler.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(name)
+    return getattr(import_module(_HOMES[name]), name)

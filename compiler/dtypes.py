@@ -1,9 +1,8 @@
-"""The types of elements: how wide they are, what numpy, ONNX and the tensor ABI call them."""
+"""The types of elements: how wide they are, what numpy and the tensor ABI call them."""
 
 import enum
 
 import numpy as np
-from onnx import TensorProto
 
 from protocol.tensors import Datatype
 
@@ -71,20 +70,6 @@ _DATATYPES: dict[DType, Datatype] = {
     DType.I64: "INT64",
     DType.F32: "FP32",
     DType.F64: "FP64",
-}
-
-ONNX_TYPES: dict[int, DType] = {
-    TensorProto.BOOL: DType.BOOL,
-    TensorProto.UINT8: DType.U8,
-    TensorProto.UINT16: DType.U16,
-    TensorProto.UINT32: DType.U32,
-    TensorProto.UINT64: DType.U64,
-    TensorProto.INT8: DType.I8,
-    TensorProto.INT16: DType.I16,
-    TensorProto.INT32: DType.I32,
-    TensorProto.INT64: DType.I64,
-    TensorProto.FLOAT: DType.F32,
-    TensorProto.DOUBLE: DType.F64,
 }
 
 

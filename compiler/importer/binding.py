@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from onnx import GraphProto, TypeProto, ValueInfoProto
 
-from compiler.dtypes import ONNX_TYPES
 from compiler.errors import OptionError, UnboundShapeError, UnsupportedError
+from compiler.importer.types import ONNX_TYPES
 from compiler.ir import TensorType
 from protocol.limits import MAX_RANK
 

@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 
-from compiler.dtypes import ONNX_TYPES
 from compiler.errors import UnsupportedError
 from compiler.importer import operators
 from compiler.importer.binding import bind_inputs
@@ -17,6 +16,7 @@ from compiler.importer.context import NodeContext, NotConvertibleError
 from compiler.importer.functions import expand
 from compiler.importer.registry import CONVERTERS
 from compiler.importer.source import opsets
+from compiler.importer.types import ONNX_TYPES
 from compiler.ir import Graph, GraphBuilder, TensorType
 from compiler.options import CompileOptions
 

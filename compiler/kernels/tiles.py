@@ -8,7 +8,8 @@ load for each value. B is packed in panels, so that it is read in order:
     [panel][1 + depth][columns], the first row of a panel is the bias
 
 Rows and columns that do not fill a tile are covered by a last tile that overlaps the one before, and computes some
-values twice. Loops over the smaller operand are inside, so that it stays in the cache.
+values twice; columns that do not even fill one panel are computed beside columns of zeros that are not stored. Loops
+over the smaller operand are inside, so that it stays in the cache.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +19,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.dtypes import DType
 from compiler.kernels.nest import Pointer, Step, nest
 from compiler.kernels.target import Target
+from compiler.loops.elements import store_vector
 from compiler.wasm import V128, Function, I32Local, i8x16, v128
 
 T = TypeVar("T")
@@ -69,7 +72,7 @@ class TileKernel(msgspec.Struct, frozen=True):
     pixels: int
     """In one row."""
     channels: int
-    """Columns of B, at least 4."""
+    """Columns of B."""
     window: Window
     a: Walk
     c: Walk
@@ -96,7 +99,8 @@ class TileKernel(msgspec.Struct, frozen=True):
     @property
     def panel_starts(self) -> list[int]:
         """The first column of each panel."""
-        return [min(n * self.panel_channels, self.channels - self.panel_channels) for n in range(self.panels)]
+        last = max(self.channels - self.panel_channels, 0)
+        return [min(n * self.panel_channels, last) for n in range(self.panels)]
 
 
 def write_tiles(f: Function, kernel: TileKernel, target: Target, extras: Sequence[Walk], finish: Finish) -> None:
@@ -133,8 +137,8 @@ class _TileWriter:
 
     def _pointer(self, local: I32Local, walk: Walk, *, channel_bytes: int, moved: int = 0) -> Pointer:
         k = self._kernel
-        pixel_step = _overlapping(walk.pixel_bytes, k.pixels, k.tile_pixels)
-        panel_step = _overlapping(channel_bytes, k.channels, k.panel_channels)
+        pixel_step = overlapping(walk.pixel_bytes, k.pixels, k.tile_pixels)
+        panel_step = overlapping(channel_bytes, k.channels, k.panel_channels)
         return Pointer(local, self._ordered(walk.row_bytes, pixel_step, panel_step), moved)
 
     def _ordered(self, rows: T, tiles: T, panels: T) -> tuple[T, T, T]:
@@ -176,7 +180,8 @@ class _TileWriter:
         for i, sums in enumerate(self._sums):
             for j, value in enumerate(sums):
                 done = self._finish(value, lambda n, i=i, j=j: self._load_extra(n, i, j))  # type: ignore[misc]
-                f.do(v128.store(self._c, done, i * k.c.pixel_bytes + VECTOR_BYTES * j))
+                place = self._c, i * k.c.pixel_bytes + VECTOR_BYTES * j
+                store_vector(f, DType.F32, place, done, min(LANES, k.channels - LANES * j))
 
     def _run_moved(self, step_bytes: int) -> int:
         blocks = self._kernel.window.run // DEPTH_STEP
@@ -217,7 +222,7 @@ class _TileWriter:
         return v128.load32_splat(local, i * walk.pixel_bytes)
 
 
-def _overlapping(unit_bytes: int, total: int, tile: int) -> Step:
+def overlapping(unit_bytes: int, total: int, tile: int) -> Step:
     """Return the steps of a pointer along tiles of which the last ends where the whole ends."""
     rest = total % tile
     return unit_bytes * tile if rest == 0 else (unit_bytes * tile, unit_bytes * rest)
@@ -226,6 +231,8 @@ def _overlapping(unit_bytes: int, total: int, tile: int) -> Step:
 def pack_panels(kernel: TileKernel, b: Floats, bias: Floats) -> Floats:
     """Return B (depth, channels) and its bias (channels,) in the order in which the kernel reads them."""
     width = kernel.panel_channels
+    missing = max(width - kernel.channels, 0)
+    b, bias = np.pad(b, ((0, 0), (0, missing))), np.pad(bias, (0, missing))
     parts = [
         part for start in kernel.panel_starts for part in (bias[start : start + width], b[:, start : start + width])
     ]

@@ -65,7 +65,7 @@ class Module:
         return callee
 
     def function(self, name: str, results: Sequence[ValueType] = (), *, export: str | None = None) -> Function:
-        """Start a function; `name` is what a trap shows."""
+        """Start a function; `name` is what a trap shows. A trap in one without shows the caller's."""
         function = Function(len(self._imports) + len(self._functions), name, tuple(results))
         self._functions.append(function)
         if export is not None:
@@ -164,8 +164,7 @@ class Module:
             yield data
 
     def _names(self) -> bytes:
-        callees: list[Callee] = [callee for _, _, callee in self._imports]
-        callees.extend(self._functions)
+        callees = [callee for callee in (*(callee for _, _, callee in self._imports), *self._functions) if callee.name]
         names = leb.unsigned(len(callees)) + b"".join(leb.unsigned(c.index) + _name(c.name) for c in callees)
         return _FUNCTION_NAMES + leb.unsigned(len(names)) + names
 

@@ -5,10 +5,10 @@ from typing import Final
 
 import numpy as np
 
-from compiler.dtypes import ONNX_TYPES
 from compiler.formula import Term
 from compiler.importer.context import NodeContext
 from compiler.importer.registry import CONVERTERS, operator
+from compiler.importer.types import ONNX_TYPES
 
 _UNARY: Final = {
     "Abs": "abs",

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from compiler.dtypes import ONNX_TYPES
 from compiler.importer.context import NodeContext
 from compiler.importer.registry import operator
+from compiler.importer.types import ONNX_TYPES
 from compiler.ir import operations as ops
 
 

@@ -1,0 +1,150 @@
+"""From steps to a module: constants and arena get addresses, kernels are written once, layers call them.
+
+Memory from the bottom: a guard, so that no value lies at address 0; constants; the arena; room for kernels that read
+a little beyond the end of a value. It never grows. Each layer is a function of its name, so that a trap shows it;
+kernels have no names.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from compiler.errors import TooLargeError
+from compiler.kernels.target import Target
+from compiler.lowering.arena import ArenaPlan, aligned, plan_arena
+from compiler.lowering.lowering import Lowered
+from compiler.lowering.placement import Placement
+from compiler.wasm import MAX_PAGES, PAGE_BYTES, Effect, Function, Module, ValueType, i32
+
+GUARD_BYTES: Final = 1024
+SLACK_BYTES: Final = 256
+"""Kernels read whole vectors, beyond the end of the last value."""
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """What one layer became."""
+
+    name: str
+    multiply_adds: int
+
+
+class Emitted(msgspec.Struct, frozen=True, kw_only=True):
+    """A module, and how its memory is used."""
+
+    wasm: bytes
+    arena: ArenaPlan
+    constant_bytes: int
+    memory_bytes: int
+    layers: tuple[Layer, ...]
+
+
+def emit(lowered: Lowered, target: Target) -> Emitted:
+    """Return the module that runs the steps; raises TooLargeError."""
+    arena = plan_arena(
+        lowered.buffers,
+        lowered.steps,
+        [p.buffer for p in lowered.inputs],
+        [p.buffer for p in lowered.outputs],
+    )
+    return _ModuleWriter(lowered, target, arena).write()
+
+
+class _ModuleWriter:
+    """The emitter that steps write through."""
+
+    def __init__(self, lowered: Lowered, target: Target, arena: ArenaPlan) -> None:
+        self.target = target
+        self._lowered = lowered
+        self._arena = arena
+        self._module = Module()
+        self._kernels: dict[msgspec.Struct, Function] = {}
+        self._addresses: dict[int, int] = {}
+        self._end = GUARD_BYTES
+        self._place_buffers()
+
+    def write(self) -> Emitted:
+        """Return the module."""
+        pages = -(-(self._end + SLACK_BYTES) // PAGE_BYTES)
+        if pages > MAX_PAGES:
+            raise TooLargeError(
+                f"the model needs {pages * PAGE_BYTES:,} bytes of memory, more than the 4 GiB of a module"
+            )
+        self._module.memory(pages, pages, export="memory")
+        self._write_lookup("fleet_input", self._lowered.inputs)
+        self._write_lookup("fleet_output", self._lowered.outputs)
+        infer = self._module.function("fleet_infer", [ValueType.I32], export="fleet_infer")
+        layers = self._write_layers(infer)
+        infer.leave(i32.const(0))
+        constants = [b for b in self._lowered.buffers if b.constant is not None]
+        if constants:
+            self._module.data(GUARD_BYTES, self._constant_bytes())
+        return Emitted(
+            wasm=self._module.encode(),
+            arena=self._arena,
+            constant_bytes=sum(b.size_bytes for b in constants),
+            memory_bytes=pages * PAGE_BYTES,
+            layers=tuple(layers),
+        )
+
+    def address(self, placement: Placement) -> int:
+        """Return where the first element of a value lies."""
+        return self._addresses[placement.buffer] + placement.offset * placement.dtype.item_bytes
+
+    def buffer_address(self, buffer: int) -> int:
+        """Return where a buffer starts."""
+        return self._addresses[buffer]
+
+    def kernel(self, spec: msgspec.Struct, write: Callable[[Function], None]) -> Function:
+        """Return the function of a kernel."""
+        if spec not in self._kernels:
+            self._kernels[spec] = self._module.function("")
+            write(self._kernels[spec])
+        return self._kernels[spec]
+
+    def do(self, effect: Effect) -> None:
+        """Write code into the function of the layer."""
+        self.body.do(effect)
+
+    def _place_buffers(self) -> None:
+        for buffer in self._lowered.buffers:
+            if buffer.constant is not None:
+                self._addresses[buffer.number] = self._end
+                self._end += aligned(buffer.size_bytes)
+        self._end = aligned(self._end)
+        for number, offset in self._arena.offsets.items():
+            self._addresses[number] = self._end + offset
+        self._end += self._arena.size_bytes
+
+    def _constant_bytes(self) -> bytes:
+        parts: list[bytes] = []
+        for buffer in self._lowered.buffers:
+            if buffer.constant is not None:
+                parts += (buffer.constant, bytes(aligned(buffer.size_bytes) - buffer.size_bytes))
+        return b"".join(parts)
+
+    def _write_lookup(self, name: str, placements: tuple[Placement, ...]) -> None:
+        """Write the function that says where tensor number n lies."""
+        function = self._module.function(name, [ValueType.I32], export=name)
+        index = function.param_i32()
+        for number, placement in enumerate(placements[1:], 1):
+            with function.if_(i32.eq(index, i32.const(number))):
+                function.return_(i32.const(self.address(placement)))
+        function.leave(i32.const(self.address(placements[0])))
+
+    def _write_layers(self, infer: Function) -> list[Layer]:
+        layers: list[Layer] = []
+        names: dict[str, int] = {}
+        last = None
+        for step in self._lowered.steps:
+            if step.layer != last:
+                names[step.layer] = names.get(step.layer, 0) + 1
+                suffix = "" if names[step.layer] == 1 else f"#{names[step.layer]}"
+                self.body = self._module.function(step.layer + suffix)
+                infer.do(self.body())
+                layers.append(Layer(name=step.layer + suffix, multiply_adds=0))
+                last = step.layer
+            step.emit(self)
+            work = layers[-1].multiply_adds + step.multiply_adds
+            layers[-1] = msgspec.structs.replace(layers[-1], multiply_adds=work)
+        return layers

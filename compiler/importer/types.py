@@ -1,0 +1,22 @@
+"""What ONNX calls the types of elements."""
+
+from typing import Final
+
+from onnx import TensorProto
+
+from compiler.dtypes import DType
+
+ONNX_TYPES: Final[dict[int, DType]] = {
+    TensorProto.BOOL: DType.BOOL,
+    TensorProto.UINT8: DType.U8,
+    TensorProto.UINT16: DType.U16,
+    TensorProto.UINT32: DType.U32,
+    TensorProto.UINT64: DType.U64,
+    TensorProto.INT8: DType.I8,
+    TensorProto.INT16: DType.I16,
+    TensorProto.INT32: DType.I32,
+    TensorProto.INT64: DType.I64,
+    TensorProto.FLOAT: DType.F32,
+    TensorProto.DOUBLE: DType.F64,
+}
+"""By the number in a file; other types do not occur in modules."""

@@ -1,0 +1,185 @@
+"""Convolutions: depthwise ones by their own kernel, all others as matrix products under a window."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from compiler.errors import InternalError
+from compiler.ir import Node, TensorType
+from compiler.ir import operations as ops
+from compiler.kernels.depthwise import DepthwiseKernel, pack_filters, write_depthwise
+from compiler.kernels.tiles import FLOAT_BYTES, Floats, TileKernel, Walk, Window, pack_panels, write_tiles
+from compiler.lowering.epilogue import EpilogueKernel, finish_with, spread_extras, walk
+from compiler.lowering.layout import Layout, channels_last
+from compiler.lowering.lowering import Lowering
+from compiler.lowering.placement import Placement, no_border
+from compiler.lowering.step import Emitter
+from compiler.lowering.tiling import choose_tile
+
+_CHANNEL, _ROW, _PIXEL = 1, 2, 3
+
+
+def lower_conv(low: Lowering, node: Node, operation: ops.Conv) -> None:
+    """Add the steps of a convolution."""
+    weights, bias = (low.value_of(name) for name in node.inputs[1:3])
+    if weights is None or bias is None:
+        raise InternalError(f"{node.name}: a convolution with computed weights")
+    image = _bordered(low, low.placement(node.inputs[0]), operation.pads)
+    result = low.result(node.outputs[0])
+    output = result if _has_channels_together(result) else low.place(_kind(result), _image_layout())
+    extras = spread_extras(low, [low.placement(name) for name in node.inputs[3:]], output.shape, _CHANNEL)
+    parts = _Parts(low, operation, image, output, extras)
+    if operation.groups == image.shape[_CHANNEL] == weights.shape[0] and operation.groups > 1:
+        parts.add_depthwise(weights, bias)
+    else:
+        parts.add_tiles(weights, bias)
+    low.move(output, result)
+
+
+def _bordered(low: Lowering, image: Placement, pads: tuple[int, int, int, int]) -> Placement:
+    """Return a place of an image with its channels together and zeros around it, as wide as the padding."""
+    top, left, bottom, right = pads
+    need = ((0, 0), (0, 0), (top, bottom), (left, right))
+    is_wide = all(have[0] >= want[0] and have[1] >= want[1] for have, want in zip(image.border, need, strict=True))
+    if is_wide and _has_channels_together(image):
+        return image
+    return low.copy(image, Layout(channels_last(len(image.shape)), need))
+
+
+def _has_channels_together(placement: Placement) -> bool:
+    return placement.strides[_CHANNEL] == 1 or placement.shape[_CHANNEL] == 1
+
+
+def _kind(placement: Placement) -> TensorType:
+    return TensorType(placement.dtype, placement.shape)
+
+
+def _image_layout() -> Layout:
+    return Layout(channels_last(4), no_border(4))
+
+
+class _Parts:
+    """One convolution, cut into the images of a batch and the groups of its channels."""
+
+    def __init__(
+        self,
+        low: Lowering,
+        operation: ops.Conv,
+        image: Placement,
+        output: Placement,
+        extras: Sequence[Placement],
+    ) -> None:
+        self._low, self._operation = low, operation
+        self._image, self._output, self._extras = image, output, extras
+        self._batch, self._channels, self._rows, self._pixels = output.shape
+        top, left, _, _ = operation.pads
+        self._start = -(top * image.byte_stride(_ROW) + left * image.byte_stride(_PIXEL))
+        """From the first pixel of the image to the first one under the window."""
+        self._a = Walk(operation.strides[1] * image.byte_stride(_PIXEL), operation.strides[0] * image.byte_stride(_ROW))
+        self._tap_bytes = (
+            operation.dilations[0] * image.byte_stride(_ROW),
+            operation.dilations[1] * image.byte_stride(_PIXEL),
+        )
+        self._c = walk(output, _ROW, _PIXEL, _CHANNEL)
+        self._walks = tuple(walk(extra, _ROW, _PIXEL, _CHANNEL) for extra in extras)
+
+    def add_depthwise(self, weights: Floats, bias: Floats) -> None:
+        """Add the steps of a depthwise convolution."""
+        taps = weights.shape[2], weights.shape[3]
+        step, dilation = self._operation.strides[1], self._operation.dilations[1]
+        kernel = DepthwiseKernel(
+            rows=self._rows,
+            pixels=self._pixels,
+            channels=self._channels,
+            taps=taps,
+            tap_bytes=self._tap_bytes,
+            tap_stride=step // dilation if step % dilation == 0 and step // dilation < taps[1] else 0,
+            a=self._a,
+            c=self._c,
+            tile_pixels=_depthwise_pixels(self._pixels, step),
+        )
+        filters = self._low.constant(pack_filters(kernel, weights, bias))
+        epilogue, target = self._operation.epilogue, self._low.target
+        spec = EpilogueKernel(kernel, epilogue, self._walks)
+
+        def emit(e: Emitter) -> None:
+            function = e.kernel(
+                spec, lambda f: write_depthwise(f, kernel, target, self._walks, finish_with(f, target, epilogue))
+            )
+            for image in range(self._batch):
+                a, c, *extras = self._addresses(e, image, 0, 0)
+                e.do(function(a, e.buffer_address(filters), c, *extras))
+
+        self._add(emit, filters, work=math.prod(taps))
+
+    def add_tiles(self, weights: Floats, bias: Floats) -> None:
+        """Add the steps of a convolution as a matrix product, one for each group."""
+        groups = self._operation.groups
+        channels, depth = self._channels // groups, weights.shape[1]
+        kernel = self._tile_kernel(channels, depth, (weights.shape[2], weights.shape[3]))
+        matrices = weights.reshape(groups, channels, *weights.shape[1:]).transpose(0, 3, 4, 2, 1)
+        biases = bias.reshape(groups, channels)
+        panels = [
+            self._low.constant(pack_panels(kernel, matrix.reshape(-1, channels), b))
+            for matrix, b in zip(matrices, biases, strict=True)
+        ]
+        epilogue, target = self._operation.epilogue, self._low.target
+        spec = EpilogueKernel(kernel, epilogue, self._walks)
+
+        def emit(e: Emitter) -> None:
+            function = e.kernel(
+                spec, lambda f: write_tiles(f, kernel, target, self._walks, finish_with(f, target, epilogue))
+            )
+            for image in range(self._batch):
+                for group, b in enumerate(panels):
+                    a, c, *extras = self._addresses(e, image, group * depth, group * channels)
+                    e.do(function(a, e.buffer_address(b), c, *extras))
+
+        self._add(emit, *panels, work=kernel.window.depth)
+
+    def _tile_kernel(self, channels: int, depth: int, taps: tuple[int, int]) -> TileKernel:
+        pixel_bytes = self._image.byte_stride(_PIXEL)
+        if taps[1] == 1 or (self._tap_bytes[1] == pixel_bytes == depth * FLOAT_BYTES):
+            window = Window(taps[1] * depth, ((taps[0], self._tap_bytes[0]),))
+        else:
+            window = Window(depth, ((taps[0], self._tap_bytes[0]), (taps[1], self._tap_bytes[1])))
+        rows, pixels, a, c = self._rows, self._pixels, self._a, self._c
+        if all(w.row_bytes == pixels * w.pixel_bytes for w in (a, c, *self._walks)):
+            rows, pixels = 1, rows * pixels  # rows follow each other like pixels
+        tile_pixels, vectors = choose_tile(pixels, channels)
+        b_bytes = window.depth * channels * FLOAT_BYTES
+        return TileKernel(
+            rows=rows,
+            pixels=pixels,
+            channels=channels,
+            window=window,
+            a=a,
+            c=c,
+            tile_pixels=tile_pixels,
+            panel_vectors=vectors,
+            is_panel_outside=b_bytes > 512 * 1024 and rows * pixels * depth * FLOAT_BYTES < b_bytes,
+        )
+
+    def _addresses(self, e: Emitter, image: int, channel_in: int, channel_out: int) -> list[int]:
+        """Return where image, result and extras start, for one image of the batch and from some channel on."""
+        start = e.address(self._image) + self._start + image * self._image.byte_stride(0) + channel_in * FLOAT_BYTES
+        return [
+            start,
+            *(
+                e.address(p) + image * p.byte_stride(0) + channel_out * p.byte_stride(_CHANNEL)
+                for p in (self._output, *self._extras)
+            ),
+        ]
+
+    def _add(self, emit: Callable[[Emitter], None], *constants: int, work: int) -> None:
+        self._low.step(
+            [self._image, *self._extras, *constants],
+            [self._output],
+            emit,
+            multiply_adds=math.prod(self._output.shape) * work,
+        )
+
+
+def _depthwise_pixels(pixels: int, step: int) -> int:
+    """Return how many pixels to compute together: as many as fit without a rest, and fewer where they lie apart."""
+    most = 7 if step == 1 else 4
+    return min(range(1, min(most, pixels) + 1), key=lambda n: (-(-pixels // n) * (n + 1.5), -n))

@@ -1,0 +1,226 @@
+"""Walks a graph and decides, for each node, where its results lie and by which steps they are computed.
+
+Views cost nothing here: they are other placements of the same buffer. What a kernel cannot read where it lies is copied
+first, once for each arrangement that is asked for.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.errors import InternalError
+from compiler.formula import Formula, identity
+from compiler.ir import Graph, Node, TensorType
+from compiler.ir import operations as ops
+from compiler.ir.graph import type_of
+from compiler.kernels.target import Target
+from compiler.loops.fill import FillKernel, write_fill
+from compiler.loops.map import MapKernel, write_map
+from compiler.lowering.layout import Layout, choose_layouts
+from compiler.lowering.placement import Placement, broadcast, dense, no_border, view
+from compiler.lowering.step import Buffer, Emitter, Step
+
+Array = NDArray[Any]
+
+
+class Lowered(msgspec.Struct, frozen=True):
+    """A graph as steps on buffers."""
+
+    steps: tuple[Step, ...]
+    buffers: tuple[Buffer, ...]
+    inputs: tuple[Placement, ...]
+    outputs: tuple[Placement, ...]
+
+
+class Lowering:
+    """A graph on its way to steps; the families of operations add theirs through the methods here."""
+
+    def __init__(self, graph: Graph, target: Target) -> None:
+        self.graph = graph
+        self.target = target
+        self.layer = "model"
+        self._layouts = choose_layouts(graph)
+        self._steps: list[Step] = []
+        self._buffers: list[Buffer] = []
+        self._placements: dict[str, Placement] = {}
+        self._constants: dict[bytes, int] = {}
+        self._copies: dict[tuple[Placement, Layout], Placement] = {}
+
+    def type(self, name: str) -> TensorType:
+        """Return the type of a value."""
+        return self.graph.types[name]
+
+    def value_of(self, name: str) -> Array | None:
+        """Return the numbers of a constant, or None."""
+        return self.graph.constants.get(name)
+
+    def placement(self, name: str) -> Placement:
+        """Return where a value lies; constants get their place when they are first asked for."""
+        if name not in self._placements:
+            array = self.graph.constants[name]
+            self._placements[name] = dense(self.constant(array), type_of(array).dtype, tuple(array.shape))
+        return self._placements[name]
+
+    def constant(self, array: Array) -> int:
+        """Return the buffer of constant numbers; equal ones share it."""
+        raw = np.ascontiguousarray(array).tobytes()
+        if raw not in self._constants:
+            self._constants[raw] = self._buffer(len(raw), raw)
+        return self._constants[raw]
+
+    def scratch(self, size_bytes: int) -> int:
+        """Return a buffer for what is needed between steps."""
+        return self._buffer(size_bytes, None)
+
+    def place(self, kind: TensorType, layout: Layout) -> Placement:
+        """Return a new place for a value; its border is made by `clear_border`."""
+        extents = [before + n + after for n, (before, after) in zip(kind.shape, layout.border, strict=True)]
+        strides = [0] * kind.rank
+        step = 1
+        for axis in reversed(layout.order):
+            strides[axis] = step
+            step *= extents[axis]
+        offset = sum(stride * before for stride, (before, _) in zip(strides, layout.border, strict=True))
+        buffer = self._buffer(step * kind.dtype.item_bytes, None)
+        placement = Placement(buffer, kind.dtype, kind.shape, tuple(strides), offset, layout.border)
+        if any(before or after for before, after in layout.border):
+            self._clear_border(placement, layout)
+        return placement
+
+    def result(self, name: str) -> Placement:
+        """Return a new place for a result of a node, in the layout chosen for it."""
+        if name not in self._placements:
+            self._placements[name] = self.place(self.type(name), self._layouts[name])
+        return self._placements[name]
+
+    def alias(self, name: str, placement: Placement) -> None:
+        """Let a value lie where another one does."""
+        self._placements[name] = placement
+
+    def step(
+        self,
+        reads: Sequence[Placement | int],
+        writes: Sequence[Placement | int],
+        emit: Callable[[Emitter], None],
+        *,
+        multiply_adds: int = 0,
+        may_overwrite: bool = False,
+    ) -> None:
+        """Add a step of the current layer."""
+        numbers = [[p if isinstance(p, int) else p.buffer for p in places] for places in (reads, writes)]
+        self._steps.append(Step(self.layer, tuple(numbers[0]), tuple(numbers[1]), emit, multiply_adds, may_overwrite))
+
+    def map(self, formula: Formula, output: Placement, inputs: Sequence[Placement]) -> None:
+        """Add an elementwise step; the inputs broadcast to the shape of the output."""
+        spread = [broadcast(p, output.shape) for p in inputs]
+        kernel = MapKernel(output.shape, output.operand, tuple(p.operand for p in spread), formula).simplified()
+        target = self.target
+
+        def emit(e: Emitter) -> None:
+            function = e.kernel(kernel, lambda f: write_map(f, kernel, target))
+            e.do(function(e.address(output), *(e.address(p) for p in spread)))
+
+        first = next((p for p in spread if _lies_alike(p, output)), None)
+        others = [p for p in spread if first is not None and p.buffer == first.buffer and p != first]
+        ordered = [first, *(p for p in spread if p is not first)] if first is not None else spread
+        self.step(ordered, [output], emit, may_overwrite=first is not None and not others)
+
+    def copy(self, source: Placement, layout: Layout) -> Placement:
+        """Return a place of a value in a given layout, copied there unless it was before."""
+        key = source, layout
+        if key not in self._copies:
+            target = self.place(TensorType(source.dtype, source.shape), layout)
+            self.map(identity(source.dtype), target, [source])
+            self._copies[key] = target
+        return self._copies[key]
+
+    def dense(self, source: Placement) -> Placement:
+        """Return a place of a value in row-major order without gaps."""
+        return source if source.is_dense else self.copy(source, Layout.row_major(len(source.shape)))
+
+    def with_innermost(self, source: Placement, axis: int) -> Placement:
+        """Return a place of a value with a dimension, counted from the end if negative, innermost."""
+        rank = len(source.shape)
+        if rank == 0 or source.shape[axis] == 1 or source.strides[axis] in {0, 1}:
+            return source
+        last = axis % rank
+        order = (*(n for n in range(rank) if n != last), last)
+        return self.copy(source, Layout(order, no_border(rank)))
+
+    def place_dense(self, like: Placement) -> Placement:
+        """Return a new place in row-major order for a value of the type of another."""
+        return self.place(TensorType(like.dtype, like.shape), Layout.row_major(len(like.shape)))
+
+    def move(self, source: Placement, target: Placement) -> None:
+        """Add a copy, unless it is where it should be."""
+        if source != target:
+            self.map(identity(source.dtype), target, [source])
+
+    def run(self, lower_node: Callable[["Lowering", Node], None]) -> Lowered:
+        """Lower all nodes."""
+        for name in self.graph.inputs:
+            kind = self.type(name)
+            self._placements[name] = dense(self._buffer(kind.size_bytes, None), kind.dtype, kind.shape)
+        inputs = tuple(self._placements[name] for name in self.graph.inputs)
+        for node in self.graph.nodes:
+            self.layer = node.name
+            if isinstance(node.operation, ops.View):
+                self._lower_view(node, node.operation)
+            else:
+                lower_node(self, node)
+        outputs = self._lower_outputs(inputs)
+        return Lowered(tuple(self._steps), tuple(self._buffers), inputs, outputs)
+
+    def _lower_view(self, node: Node, operation: ops.View) -> None:
+        source = self.placement(node.inputs[0])
+        placement = view(operation, source) or view(operation, self.dense(source))
+        if placement is None:
+            raise InternalError(f"{node.name}: no view of a dense value")
+        self.alias(node.outputs[0], placement)
+
+    def _lower_outputs(self, inputs: tuple[Placement, ...]) -> tuple[Placement, ...]:
+        """Return a dense place for each output, in no buffer of an input, of a constant or of another output."""
+        taken = {p.buffer for p in inputs} | {b.number for b in self._buffers if b.constant is not None}
+        outputs = []
+        for name in self.graph.outputs:
+            placement = self.placement(name)
+            self.layer = "outputs"
+            if not (placement.is_dense and placement.offset == 0) or placement.buffer in taken:
+                target = self.place(self.type(name), Layout.row_major(self.type(name).rank))
+                self.map(identity(placement.dtype), target, [placement])
+                placement = target
+            taken.add(placement.buffer)
+            outputs.append(placement)
+        return tuple(outputs)
+
+    def _clear_border(self, placement: Placement, layout: Layout) -> None:
+        """Add a step that makes the border zero."""
+        extents = [b + n + a for n, (b, a) in zip(placement.shape, placement.border, strict=True)]
+        kernel = FillKernel(
+            tuple(extents[axis] for axis in layout.order),
+            tuple(placement.border[axis] for axis in layout.order),
+            placement.dtype.item_bytes,
+        )
+
+        def emit(e: Emitter) -> None:
+            e.do(e.kernel(kernel, lambda f: write_fill(f, kernel))(e.buffer_address(placement.buffer)))
+
+        self.step([], [placement], emit)
+
+    def _buffer(self, size_bytes: int, constant: bytes | None) -> int:
+        self._buffers.append(Buffer(len(self._buffers), size_bytes, constant))
+        return len(self._buffers) - 1
+
+
+def elements(shape: Sequence[int]) -> int:
+    """Return the number of elements of a shape."""
+    return math.prod(shape)
+
+
+def _lies_alike(a: Placement, b: Placement) -> bool:
+    """Whether two values of one type lie in their buffers in the same way."""
+    return (a.dtype, a.shape, a.strides, a.offset, a.border) == (b.dtype, b.shape, b.strides, b.offset, b.border)

@@ -1,0 +1,123 @@
+"""Matrix products: which tiles, where B comes from, and loops over stacks of matrices."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from compiler.dtypes import DType
+from compiler.formula import Formula, identity
+from compiler.ir import Node, TensorType
+from compiler.ir import operations as ops
+from compiler.kernels.nest import Pointer, nest
+from compiler.kernels.tiles import FLOAT_BYTES, TileKernel, Walk, Window, pack_panels, write_tiles
+from compiler.lowering.epilogue import EpilogueKernel, finish_with, spread_extras, walk
+from compiler.lowering.layout import Layout
+from compiler.lowering.lowering import Lowering
+from compiler.lowering.placement import Placement, broadcast, dense, reshaped, view
+from compiler.lowering.step import Emitter
+from compiler.lowering.tiling import choose_tile
+from compiler.wasm import i32
+
+_CACHE_BYTES: Final = 512 * 1024
+"""Of this size or less, B stays in the cache while it is read again for every tile of rows."""
+
+
+def lower_matmul(low: Lowering, node: Node, operation: ops.MatMul) -> None:
+    """Add the steps of a matrix product."""
+    a, b_name, bias_name = low.placement(node.inputs[0]), node.inputs[1], node.inputs[2]
+    result = low.result(node.outputs[0])
+    output = result if result.strides[-1] == 1 or result.shape[-1] == 1 else low.place_dense(result)
+    a = a if a.strides[-1] == 1 or a.shape[-1] == 1 else low.dense(a)
+    a = broadcast(a, (*output.shape[:-2], *a.shape[-2:]))
+    extras = spread_extras(low, [low.placement(n) for n in node.inputs[3:]], output.shape, len(output.shape) - 1)
+    operands = [a, output, *extras]
+    b_shape = low.type(b_name).shape
+    if all(n == 1 for n in b_shape[:-2]):
+        operands = _join_rows(operands) or operands
+    kernel = _kernel(operands[0], operands[1], b_shape[-2])
+    b = _packed(low, b_name, kernel, bias_name)
+    stack = operands[1].shape[:-2]
+    leading = b.shape[:-3] if stack else ()
+    b = broadcast(_viewed(ops.Reshape((*leading, *b.shape[-3:])), b), (*stack, *b.shape[-3:]))
+    _add_product(low, kernel, operation.epilogue, [operands[0], b, *operands[1:]])
+    low.move(output, result)
+
+
+def _join_rows(placements: Sequence[Placement]) -> list[Placement] | None:
+    """Return stacks of matrices as single ones, if their rows lie at regular distances."""
+    joined = [reshaped(p, (math.prod(p.shape[:-1]), p.shape[-1])) for p in placements]
+    return None if None in joined else [p for p in joined if p is not None]
+
+
+def _kernel(a: Placement, output: Placement, depth: int) -> TileKernel:
+    rows, columns = output.shape[-2:]
+    tile_rows, vectors = choose_tile(rows, columns)
+    b_bytes, a_bytes = depth * columns * FLOAT_BYTES, rows * depth * FLOAT_BYTES
+    return TileKernel(
+        rows=1,
+        pixels=rows,
+        channels=columns,
+        window=Window(depth),
+        a=Walk(a.byte_stride(len(a.shape) - 2), 0),
+        c=walk(output, None, len(output.shape) - 2, len(output.shape) - 1),
+        tile_pixels=tile_rows,
+        panel_vectors=vectors,
+        is_panel_outside=b_bytes > _CACHE_BYTES and a_bytes < b_bytes,
+    )
+
+
+def _packed(low: Lowering, name: str, kernel: TileKernel, bias_name: str) -> Placement:
+    """Return B and the bias in panels, with the stacks of B in front: packed now if constant, else by steps."""
+    numbers, bias_numbers = low.value_of(name), low.value_of(bias_name)
+    *stack, depth, columns = low.type(name).shape
+    shape = (*stack, kernel.panels, 1 + depth, kernel.panel_channels)
+    if numbers is not None and bias_numbers is not None:
+        matrices = np.asarray(numbers, np.float32).reshape(-1, depth, columns)
+        panels = np.concatenate([pack_panels(kernel, matrix, bias_numbers) for matrix in matrices])
+        return dense(low.constant(panels), DType.F32, shape)
+    b, bias = low.placement(name), low.placement(bias_name)
+    target = low.place(TensorType(DType.F32, shape), Layout.row_major(len(shape)))
+    zeros = (0,) * len(stack)
+    ones = (1,) * len(shape)
+    for number, start in enumerate(kernel.panel_starts):
+        width = min(kernel.panel_channels, columns)
+        whole = ops.Slice((*zeros, number, 1, 0), ones, (*stack, 1, depth, width))
+        part = _viewed(ops.Slice((*zeros, 0, start), ones[1:], (*stack, depth, width)), b)
+        low.map(identity(DType.F32), _without(_viewed(whole, target), len(stack)), [part])
+        first = ops.Slice((*zeros, number, 0, 0), ones, (*stack, 1, 1, width))
+        row = _viewed(ops.Slice((start,), (1,), (width,)), bias)
+        low.map(identity(DType.F32), _viewed(first, target), [row])
+    return target
+
+
+def _viewed(operation: ops.View, placement: Placement) -> Placement:
+    result = view(operation, placement)
+    assert result is not None
+    return result
+
+
+def _without(placement: Placement, axis: int) -> Placement:
+    """Return a placement without a dimension of 1."""
+    result = reshaped(placement, placement.shape[:axis] + placement.shape[axis + 1 :])
+    assert result is not None
+    return result
+
+
+def _add_product(low: Lowering, kernel: TileKernel, epilogue: Formula, operands: Sequence[Placement]) -> None:
+    """Add the step that multiplies: operands are A, B, the result and extras, each with its stacks in front."""
+    a, b, output, *extras = operands
+    stack = output.shape[:-2]
+    walks = tuple(walk(e, None, len(e.shape) - 2, len(e.shape) - 1) for e in extras)
+    spec = EpilogueKernel(kernel, epilogue, walks)
+    target = low.target
+
+    def emit(e: Emitter) -> None:
+        function = e.kernel(spec, lambda f: write_tiles(f, kernel, target, walks, finish_with(f, target, epilogue)))
+        pointers = [e.body.variable(i32.const(e.address(p))) for p in operands]
+        steps = [tuple(p.byte_stride(n) for n in range(len(stack))) for p in operands]
+        moving = [Pointer(p, s) for p, s in zip(pointers, steps, strict=True)]
+        nest(e.body, stack, moving, lambda: e.do(function(*pointers)))
+
+    low.step([a, b, *extras], [output], emit, multiply_adds=math.prod(output.shape) * kernel.window.depth)

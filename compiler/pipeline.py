@@ -1,0 +1,93 @@
+"""The whole way: model file → graph → passes → steps → module."""
+
+import re
+from pathlib import Path
+
+import msgspec
+from onnx import ModelProto
+
+from compiler.emission import Layer, emit
+from compiler.errors import UnsupportedError
+from compiler.importer import ImportedModel, import_model, read_model
+from compiler.ir import Graph
+from compiler.ir.check import check
+from compiler.lowering.lowering import Lowering
+from compiler.lowering.nodes import lower_node
+from compiler.options import CompileOptions
+from compiler.passes import PASSES
+from compiler.section import with_model_section
+from protocol.limits import MAX_TENSORS
+from protocol.tensors import ModelSpec, TensorSpec
+
+PRODUCER = "wasmfleet"
+
+
+class CompiledModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A standalone module, and what is known of it."""
+
+    wasm: bytes
+    spec: ModelSpec
+    memory_bytes: int
+    """Exactly what the module takes, from its start to its end."""
+    constant_bytes: int
+    arena_bytes: int
+    arena_bound_bytes: int
+    """What lives at the same time, at its greatest: no plan could do with less."""
+    layers: tuple[Layer, ...]
+
+
+def compile_model(source: bytes | Path, options: CompileOptions | None = None) -> CompiledModel:
+    """Compile an ONNX model, given as bytes or as the path of its file; raises CompilerError."""
+    chosen = options or CompileOptions()
+    model = read_model(source)
+    return compile_imported(import_model(model, chosen), chosen, _name(model, chosen))
+
+
+def compile_imported(imported: ImportedModel, options: CompileOptions, name: str | None) -> CompiledModel:
+    """Compile a model that is a graph already."""
+    graph = imported.graph
+    check(graph, "the import")
+    spec = _spec(imported, options, name)
+    for one_pass in PASSES:
+        graph = one_pass(graph)
+        check(graph, one_pass.__name__)
+    emitted = emit(Lowering(graph, options.target).run(lower_node), options.target)
+    return CompiledModel(
+        wasm=with_model_section(emitted.wasm, spec),
+        spec=spec,
+        memory_bytes=emitted.memory_bytes,
+        constant_bytes=emitted.constant_bytes,
+        arena_bytes=emitted.arena.size_bytes,
+        arena_bound_bytes=emitted.arena.bound_bytes,
+        layers=emitted.layers,
+    )
+
+
+def _spec(imported: ImportedModel, options: CompileOptions, name: str | None) -> ModelSpec:
+    graph = imported.graph
+    for kind, names in (("input", imported.input_names), ("output", imported.output_names)):
+        if not 1 <= len(names) <= MAX_TENSORS:
+            raise UnsupportedError([f"expected 1 to {MAX_TENSORS} {kind}s, got {len(names)}"])
+    return ModelSpec(
+        inputs=_tensors(graph, imported.input_names, graph.inputs),
+        outputs=_tensors(graph, imported.output_names, graph.outputs),
+        name=name,
+        version=options.version,
+        producer=PRODUCER,
+    )
+
+
+def _tensors(graph: Graph, names: tuple[str, ...], values: tuple[str, ...]) -> tuple[TensorSpec, ...]:
+    tensors = []
+    for name, value in zip(names, values, strict=True):
+        kind = graph.types[value]
+        tensors.append(TensorSpec(name=name, datatype=kind.dtype.datatype, shape=kind.shape))
+    return tuple(tensors)
+
+
+def _name(model: ModelProto, options: CompileOptions) -> str | None:
+    """Return the name of the model: the one asked for, else that of its graph as far as it can be one."""
+    if options.name is not None:
+        return options.name
+    plain = re.sub(r"[^a-z0-9]+", "-", model.graph.name.lower()).strip("-")[:63]
+    return plain or None
