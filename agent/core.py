@@ -10,6 +10,7 @@ from agent.engine.actions import Action
 from agent.engine.events import Event, Started
 from agent.errors import StateError
 from agent.store import Store
+from protocol.errors import TransitionError
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,12 @@ class Core:
         """Take every event that waits, and those that follow from it."""
         while self._events:
             event = self._events[0]
-            state, todo = step(self.state, event, self._clock.monotonic_ms())
+            try:
+                state, todo = step(self.state, event, self._clock.monotonic_ms())
+            except TransitionError:
+                _log.exception("a defect of the agent: %s is dropped", type(event).__name__)
+                self._events.popleft()
+                continue
             receipts = [action for action in todo if isinstance(action, actions.EmitReceipt)]
             try:
                 self._store.save(self.state, state, receipts, at_ms=self._clock.wall_ms(), session=self._session)

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
@@ -45,7 +46,8 @@ from protocol.errors import ProtocolError
 from protocol.messages import Ack, Reason
 
 SOCKET_NAME: Final = "agent.sock"
-INBOX_CAPACITY: Final = 256
+INBOX_CAPACITY: Final = 16
+"""Small, because a hostile broker may fill it with the largest messages."""
 BUSY_TICK_MS: Final = 250
 IDLE_TICK_MS: Final = 5_000
 WORKER_GRACE_S: Final = 15.0
@@ -92,7 +94,7 @@ class Daemon:
         self._link = Link(endpoint, lambda: self._uplink.death(self._clock.wall_ms()), self._inbox.put, rng)
         self._uplink.attach(self._link)
         self._documents = Documents(self._trust, self._core.post, self._uplink.want)
-        around = _Around(self._link, self._uplink, self._core, jobs)
+        around = _Around(self._link, self._uplink, self._core, jobs, self._make_room)
         self._downloads = Downloads(self._files, identity.topics, around, rng)
         self._telemetry = Telemetry(self._meter, session=self._session, now_ms=self._clock.wall_ms())
         self._service = LocalService(state_dir / SOCKET_NAME, self._host, self.status)
@@ -110,9 +112,12 @@ class Daemon:
             self._start()
             while not self._is_stopping:
                 item = self._inbox.take(self._wait_s())
-                if item is not None:
-                    self._handle(item)
-                self._tick()
+                try:
+                    if item is not None:
+                        self._handle(item)
+                    self._tick()
+                except (AgentError, ProtocolError, OSError):
+                    _log.exception("unexpected error; what runs goes on running")
         finally:
             self._close()
 
@@ -270,6 +275,9 @@ class Daemon:
     def _act(self, action: Action) -> None:
         self._executor.act(action, self._core.state, self._downloads, self._now_ms())
 
+    def _make_room(self) -> int:
+        return self._executor.make_room(self._core.state, self._downloads)
+
     def _close(self) -> None:
         """End everything, as far as it was begun: nothing that was stored is lost."""
         _log.info("fleet-agent stops")
@@ -299,10 +307,11 @@ class Daemon:
 class _Around:
     """What a download sees of the daemon."""
 
-    def __init__(self, link: Link, uplink: Uplink, core: Core, jobs: Jobs) -> None:
+    def __init__(self, link: Link, uplink: Uplink, core: Core, jobs: Jobs, make_room: Callable[[], int]) -> None:
         self.listen = link.listen
         self.want = uplink.want
         self.post = core.post
+        self.make_room = make_room
         self.plan = jobs.plan
         self.assemble = jobs.assemble
 

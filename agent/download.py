@@ -11,8 +11,8 @@ from typing import Final, Protocol
 from agent import faults
 from agent.engine import Installed
 from agent.engine.actions import Download
-from agent.engine.events import Downloaded, Event, Failed, Progressed
-from agent.errors import AgentError, DiskQuotaError
+from agent.engine.events import Downloaded, Event, Failed, Progressed, Squeezed
+from agent.errors import AgentError, DiskFullError, DiskQuotaError
 from agent.fetch import ChunkFound, FileFetch, IndexFound
 from agent.files import Files, Partial
 from protocol.chunks import ChunkIndex
@@ -41,6 +41,9 @@ class Surroundings(Protocol):
 
     def post(self, event: Event) -> None:
         """Tell the engine."""
+
+    def make_room(self) -> int:
+        """Delete files that nothing refers to, and return the bytes set free."""
 
     def plan(self, action: Download) -> None:
         """Have the manifest read on the worker; `planned` follows."""
@@ -195,10 +198,12 @@ class Downloads:
         _log.warning("file %s: %s", fetch.core.file.digest[:12], reason.message)
         fetch.close()
         fetch.attempts += 1
-        if fetch.attempts < MAX_ATTEMPTS and not isinstance(error, DiskQuotaError):
-            rest_ms = 0 if isinstance(error, ProtocolError) else REST_MS
-            fetch.resting_until_ms = now_ms + rest_ms
-            fetch.core.restart(reason, now_ms + rest_ms, is_lie=isinstance(error, ProtocolError))
+        if fetch.attempts < MAX_ATTEMPTS:
+            is_lie = isinstance(error, ProtocolError)
+            if isinstance(error, DiskQuotaError | DiskFullError) and not self._around.make_room():
+                self._around.post(Squeezed())
+            fetch.resting_until_ms = now_ms + (0 if is_lie else REST_MS)
+            fetch.core.restart(reason, fetch.resting_until_ms, is_lie=is_lie)
             return
         self._fetches.pop(fetch.core.file.digest, None)
         for release in list(self._releases.values()):

@@ -52,9 +52,22 @@ class Executor:
                 downloads.abandon(action.deployment_id, now_ms)
                 self._jobs.abandon(action.deployment_id)
             case actions.Collect():
-                self._collect(state, downloads)
+                if not downloads.is_busy:
+                    self.make_room(state, downloads)
             case _:
                 self._serve(action, state)  # the rest is about what answers requests
+
+    def make_room(self, state: State, downloads: Downloads) -> int:
+        """Delete what neither a release nor a download refers to, and return the bytes set free."""
+        files, blobs = downloads.references()
+        try:
+            freed = self._files.collect(references(state) | files, blobs)
+        except OSError as error:
+            _log.warning("cannot delete files that are not needed any more: %s", error)
+            return 0
+        if freed:
+            _log.info("deleted %d bytes of files that are not needed any more", freed)
+        return freed
 
     def _serve(self, action: Action, state: State) -> None:
         match action:
@@ -128,16 +141,6 @@ class Executor:
                 error = Reason.of(problem.code, str(problem))
         faults.reach("rollback.after")
         self._post(RolledBack(model=action.model, deployment_id=action.deployment_id, error=error))
-
-    def _collect(self, state: State, downloads: Downloads) -> None:
-        files, blobs = downloads.references()
-        try:
-            freed = self._files.collect(references(state) | files, blobs)
-        except OSError as error:
-            _log.warning("cannot delete files that are not needed any more: %s", error)
-        else:
-            if freed:
-                _log.info("deleted %d bytes of files that are not needed any more", freed)
 
     def _open(self, model: str, installed: Installed) -> tuple[Manifest, LoadedModel] | Reason:
         try:

@@ -92,7 +92,7 @@ class Unload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Collect(msgspec.Struct, frozen=True, kw_only=True):
-    """Delete files that nothing refers to any more."""
+    """Delete files that nothing refers to any more; not while a download may yet turn out to need them."""
 
 
 class Announce(msgspec.Struct, frozen=True, kw_only=True):

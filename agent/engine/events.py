@@ -15,6 +15,10 @@ class Stopping(msgspec.Struct, frozen=True, kw_only=True):
     """The agent is about to end of its own accord."""
 
 
+class Squeezed(msgspec.Struct, frozen=True, kw_only=True):
+    """A download finds no room on the disk: the previous releases have to make way."""
+
+
 class Ticked(msgspec.Struct, frozen=True, kw_only=True):
     """Time has passed."""
 
@@ -118,6 +122,7 @@ class LoadFailed(msgspec.Struct, frozen=True, kw_only=True):
 Event = (
     Started
     | Stopping
+    | Squeezed
     | Ticked
     | AssignmentAccepted
     | Planned

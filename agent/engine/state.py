@@ -49,6 +49,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     reported_ms: int = 0
     candidate: Installed | None = None
     measures: dict[str, int] = {}
+    is_serving: bool = False
+    """The release answers requests since this start of the agent: the soak runs."""
     setbacks: int = 0
     """How often the agent died while it worked on this release, or found its files damaged."""
     is_paused: bool = False

@@ -5,7 +5,19 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from agent.engine.actions import Action, Activate, Announce, Commit, Compile, Load, Reactivate, RollBack, Test, Verify
+from agent.engine.actions import (
+    Action,
+    Activate,
+    Announce,
+    Collect,
+    Commit,
+    Compile,
+    Load,
+    Reactivate,
+    RollBack,
+    Test,
+    Verify,
+)
 from agent.engine.events import (
     AssignmentAccepted,
     Committed,
@@ -20,6 +32,7 @@ from agent.engine.events import (
     Progressed,
     RolledBack,
     Spoiled,
+    Squeezed,
     Started,
     Stopping,
     Swapped,
@@ -52,6 +65,8 @@ def step(state: State, event: Event, now_ms: int) -> tuple[State, tuple[Action, 
             _HANDLERS[type(event)](turn, event)
         state = _with_model(state, turn)
         actions += turn.actions
+    if Collect() in actions:  # once, and last: what a download may need is known only when it has begun
+        actions = [*(action for action in actions if action != Collect()), Collect()]
     if slots(state) != before:
         actions.append(Announce())
     return state, tuple(actions)
@@ -59,7 +74,7 @@ def step(state: State, event: Event, now_ms: int) -> tuple[State, tuple[Action, 
 
 def next_deadline_ms(state: State) -> int | None:
     """Return when a Ticked event is due, or None."""
-    soaking = [m.current.since_ms for m in state.models.values() if m.current and m.current.state == "activated"]
+    soaking = [m.current.since_ms for m in state.models.values() if m.current and _is_soaking(m.current)]
     return min(soaking) + state.config.soak_ms if soaking else None
 
 
@@ -93,11 +108,12 @@ def _on_started(turn: Turn, _: Started) -> None:
     if turn.model.active:
         turn.actions.append(Load(model=turn.name, installed=turn.model.active))
     if current is None:
+        turn.actions.append(Collect())  # perhaps the agent died while it did so
         turn.pursue()
         return
     has_crashed = current.state in _RISKY and not current.is_paused
     setbacks = current.setbacks + has_crashed
-    turn.set_current(replace(current, setbacks=setbacks, is_paused=False, since_ms=turn.now_ms))
+    turn.set_current(replace(current, setbacks=setbacks, is_paused=False, is_serving=False))
     if setbacks > turn.config.max_boot_attempts:
         reason = Reason.of("crashed", f"the agent died while it worked on this release, {setbacks} times")
         turn.settle("rolled_back" if current.state == "activated" else "failed", reason=reason)
@@ -118,11 +134,15 @@ def _on_stopping(turn: Turn, _: Stopping) -> None:
         turn.set_current(replace(turn.model.current, is_paused=True))
 
 
+def _on_squeezed(turn: Turn, _: Squeezed) -> None:
+    if turn.model.previous:
+        turn.model = replace(turn.model, previous=None)
+        turn.actions.append(Collect())
+
+
 def _on_tick(turn: Turn, _: Ticked) -> None:
     current = turn.model.current
-    if current is None or current.state != "activated" or current.fault is not None:
-        return
-    if turn.now_ms - current.since_ms >= turn.config.soak_ms:
+    if current and _is_soaking(current) and turn.now_ms - current.since_ms >= turn.config.soak_ms:
         turn.move("committing")
         turn.actions.append(Commit(model=turn.name, deployment_id=current.goal.deployment_id))
 
@@ -176,8 +196,8 @@ def _on_swapped(turn: Turn, event: Swapped) -> None:
     current = turn.current
     if current.state == "testing":
         turn.move("activated", measures={"swap_us": event.swap_us})
-    elif current.state == "activated":
-        turn.set_current(replace(current, since_ms=turn.now_ms))  # swapped in again after a restart: soak anew
+    if turn.current.state == "activated":  # also when it is swapped in again after a restart: the soak begins anew
+        turn.set_current(replace(turn.current, is_serving=True, since_ms=turn.now_ms))
 
 
 def _on_committed(turn: Turn, _: Committed) -> None:
@@ -240,6 +260,10 @@ def _on_load_failed(turn: Turn, event: LoadFailed) -> None:
         turn.download()
 
 
+def _is_soaking(current: Deployment) -> bool:
+    return current.state == "activated" and current.is_serving and current.fault is None
+
+
 def _candidate(current: Deployment) -> Installed:
     assert current.candidate is not None
     return current.candidate
@@ -250,6 +274,7 @@ _HANDLERS: Final[dict[type, Callable[[Turn, Any], None]]] = {
     AssignmentAccepted: _on_assignment,
     Started: _on_started,
     Stopping: _on_stopping,
+    Squeezed: _on_squeezed,
     Ticked: _on_tick,
     Planned: _on_planned,
     Progressed: _on_progress,

@@ -335,6 +335,18 @@ def test_disk_quota_is_kept(agent: Agent, backend: Backend, first: Bundle) -> No
     assert_serves(agent, first)
 
 
+def test_previous_release_makes_way_when_the_quota_is_reached(agent: Agent, backend: Backend) -> None:
+    """A quota for little more than two releases still lets the device go from one to the next, for ever."""
+    (agent.state_dir / "policy.toml").write_text("disk_quota_bytes = 700000")
+    releases = [bundle(f"1.{n}.0", n + 1, factor=n, padding_bytes=200_000) for n in range(4)]
+    backend.release(*releases)
+    agent.start()
+    for release in releases:
+        backend.assign(release)
+        backend.wait_end(release)
+    assert ("1.3.0", 3.0) == agent.infer()
+
+
 def test_metadata_that_lags_behind_the_director_is_asked_for(agent: Agent, backend: Backend, first: Bundle) -> None:
     """The director names a release whose metadata has not come: the device waits, asks, and goes on."""
     new = bundle("1.1.0", 2, factor=3.0)

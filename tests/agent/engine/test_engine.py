@@ -330,6 +330,24 @@ def test_files_that_the_disk_spoils_are_fetched_again_but_not_for_ever() -> None
     assert "failed" == world.reported["d1"]
 
 
+def test_previous_releases_make_way_for_a_download_without_room() -> None:
+    """A full disk costs the way back before it costs the way forward."""
+    world = installed("1.0.0", "1.1.0")
+    assert actions.Collect() in world.feed(events.Squeezed())
+    assert (SlotReport(model="m", active="1.1.0"),) == slots(world.state)
+    assert () == world.feed(events.Squeezed())
+
+
+def test_files_are_collected_after_every_download_has_begun() -> None:
+    """At a start the idle model's clean-up must not take what the other model's download has on the disk."""
+    world = World()
+    world.feed(accepted(1, a=goal("da"), b=goal("db")))
+    world.run_well()
+    world.feed(accepted(2, a=goal("da"), b=goal("db2", "2.0.0")))
+    todo = [type(action).__name__ for action in world.feed(events.Started())]
+    assert ["Load", "Load", "EmitReceipt", "Download", "Collect"] == todo
+
+
 def test_progress_is_reported_once_a_second() -> None:
     """However fast chunks arrive, receipts stay few; a reason for waiting is passed on."""
     world = World()
