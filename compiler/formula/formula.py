@@ -119,9 +119,12 @@ class Writer:
             if instruction.operation == "arg":
                 numbers.append(args[int(instruction.value)])
             else:
-                operands = tuple(numbers[operand] for operand in instruction.operands)
-                numbers.append(self._add(msgspec.structs.replace(instruction, operands=operands)))
+                numbers.append(self.again(instruction, [numbers[operand] for operand in instruction.operands]))
         return numbers[formula.result]
+
+    def again(self, instruction: Instruction, operands: Sequence[int]) -> int:
+        """Return the value of an instruction of another formula, with operands of this one."""
+        return self._add(msgspec.structs.replace(instruction, operands=tuple(operands)))
 
     def formula(self, result: int) -> Formula:
         """Return the formula with this answer, without the steps that it does not need."""

@@ -60,7 +60,17 @@ def values(rng: np.random.Generator, *shape: int) -> Floats:
 @pytest.mark.parametrize("is_panel_outside", [False, True])
 @pytest.mark.parametrize(
     ("rows", "depth", "columns", "tile", "vectors"),
-    [(1, 1, 4, 1, 1), (8, 4, 8, 8, 2), (17, 13, 20, 8, 2), (9, 7, 10, 7, 2), (30, 64, 12, 6, 3), (10, 5, 31, 10, 1)],
+    [
+        (1, 1, 4, 1, 1),
+        (8, 4, 8, 8, 2),
+        (17, 13, 20, 8, 2),
+        (9, 7, 10, 7, 2),
+        (30, 64, 12, 6, 3),
+        (10, 5, 31, 10, 1),
+        (5, 9, 3, 4, 1),
+        (3, 8, 10, 3, 3),
+        (1, 33, 70, 1, 8),
+    ],
 )
 def test_matrix_product(
     target: Target, is_panel_outside: bool, rows: int, depth: int, columns: int, tile: int, vectors: int
