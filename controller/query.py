@@ -29,7 +29,7 @@ MAX_RESULT_BYTES = 16 << 20
 MAX_SQL_CHARS = 20_000
 TIME_LIMIT_S = 5.0
 _STEPS_BETWEEN_CHECKS = 1_000
-_FUNCTIONS = frozenset(
+ALLOWED_FUNCTIONS = frozenset(
     re.findall(
         r"\S+",
         """
@@ -43,7 +43,7 @@ _FUNCTIONS = frozenset(
 )
 """Without printf, format, zeroblob and randomblob: one call makes gigabytes, in a step that cannot be interrupted."""
 _FUNCTIONS_TABLES = frozenset({"json_each", "json_tree"})
-_HINT = "see `fleetctl query --list` for the views and the named queries"
+_HINT = "docs/QUERIES.md describes the views, `fleetctl query --list` the named queries"
 _LIMITS = {
     # One step of the engine cannot be interrupted: keep each small.
     sqlite3.SQLITE_LIMIT_LENGTH: 1_000_000,
@@ -132,7 +132,7 @@ class Guard:
         if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_FUNCTION:
-            return self._judge((second or "").lower() in _FUNCTIONS, f"the function {second}")
+            return self._judge((second or "").lower() in ALLOWED_FUNCTIONS, f"the function {second}")
         if action == sqlite3.SQLITE_READ:
             return self._judge(self._may_read(first or "", second or "", source), f"the table {first}")
         self._refused = self._refused or "a statement other than SELECT"

@@ -12,10 +12,13 @@ from typing import Any
 
 import alembic.command
 import alembic.config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 import controller
+from controller.store.views import create_views, drop_views, has_views
 
 BUSY_TIMEOUT_MS = 5_000
 
@@ -40,9 +43,22 @@ class Store:
         return self.url.get_backend_name() == "sqlite"
 
     def migrate(self) -> None:
-        """Bring the schema to the newest revision."""
+        """Bring the schema to the newest revision, and the views to those of this program.
+
+        The views are no part of the revisions: they are dropped before, because a table that a view reads cannot
+        always be changed, and made anew after. Interrupted anywhere, the next start does the rest.
+        """
         with self._lock, self.engine.connect() as connection:
-            alembic.command.upgrade(alembic_config(connection), "head")
+            config = alembic_config(connection)
+            head = ScriptDirectory.from_config(config).get_current_head()
+            is_new = MigrationContext.configure(connection).get_current_revision() == head
+            if is_new and has_views(connection):
+                return
+            drop_views(connection)
+            connection.commit()
+            alembic.command.upgrade(config, "head")
+            create_views(connection)
+            connection.commit()
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -8,7 +8,7 @@ adds up those of any rows and returns microseconds.
 from collections.abc import Iterable
 
 import msgspec
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from protocol import lifecycle
 
@@ -144,7 +144,7 @@ FROM receipts r""",
 )
 TELEMETRY_LOG = View(
     name="telemetry_log",
-    about="one row for each telemetry interval of each device",
+    about="one row for each telemetry interval of each device; `from_at` and `to_at` are by the device's clock",
     sql=f"""
 SELECT s.device_id AS device, s.stream AS stream, s.seq AS seq, s.session AS session,
        {_time("s.from_ms", "from_at")}, {_time("s.to_ms", "to_at")}, {_time("s.received_at_ms", "received_at")},
@@ -198,15 +198,23 @@ VIEWS = (
 
 
 def create_views(connection: Connection) -> None:
-    """Create every view; a migration that changes what they read drops them first."""
+    """Create every view."""
     for view in VIEWS:
         connection.execute(text(_statement(view)))
 
 
 def drop_views(connection: Connection) -> None:
-    """Drop every view that exists."""
-    for view in reversed(VIEWS):
-        connection.execute(text(f"DROP VIEW IF EXISTS {view.name}"))
+    """Drop every view that exists, also one of another version of this program."""
+    for name in inspect(connection).get_view_names():
+        connection.execute(text(f"DROP VIEW {name}"))
+
+
+def has_views(connection: Connection) -> bool:
+    """Return whether the database has exactly the views of this file."""
+    if connection.dialect.name != "sqlite":
+        return False  # other databases keep another text than they were given
+    found = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
+    return {row.name: row.sql for row in found} == {view.name: _statement(view) for view in VIEWS}
 
 
 def _statement(view: View) -> str:

@@ -1,9 +1,7 @@
-"""The tables and views of the first release."""
+"""The tables of the first release."""
 
 import sqlalchemy as sa
 from alembic import op
-
-from controller.store.views import create_views, drop_views
 
 revision = "0001"
 down_revision = None
@@ -315,11 +313,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["rollout_id"], ["rollouts.id"], name=op.f("fk_waves_rollout_id_rollouts")),
         sa.PrimaryKeyConstraint("rollout_id", "number", name=op.f("pk_waves")),
     )
-    create_views(op.get_bind())
 
 
 def downgrade() -> None:
-    drop_views(op.get_bind())
     op.drop_table("waves")
     op.drop_table("usage_errors")
     with op.batch_alter_table("usage", schema=None) as batch_op:

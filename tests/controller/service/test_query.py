@@ -9,6 +9,7 @@ import pytest
 from controller.api.schema import QueryRequest, QueryResult
 from controller.errors import NotFoundError, RefusedError
 from controller.query import MAX_ROWS, Queries
+from controller.query_reference import reference
 from controller.store.models import Base
 from controller.store.views import VIEWS
 from protocol.errors import MalformedError
@@ -299,3 +300,9 @@ def test_a_path_with_odd_characters_is_only_a_path(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE t (a)")
     connection.close()
     assert ((1,),) == sql(Queries(odd), "SELECT 1").rows
+
+
+def test_the_page_about_queries_is_that_of_the_code() -> None:
+    """docs/QUERIES.md is what `python -m controller.query_reference` makes."""
+    page = Path(__file__).parents[3] / "docs" / "QUERIES.md"
+    assert reference() == page.read_text()

@@ -18,7 +18,7 @@ from controller.store.engine import Store, alembic_config, migrations_folder
 from controller.store.files import FileStore
 from controller.store.lock import exclusive
 from controller.store.models import Base, DeviceGroupRow, GroupRow
-from controller.store.views import VIEWS
+from controller.store.views import VIEWS, drop_views, has_views
 from protocol.codec import sha256
 from protocol.errors import DigestError, ProtocolError
 from protocol.identifiers import Digest
@@ -42,6 +42,8 @@ def test_models_and_migrations_agree(store: Store) -> None:
 def test_every_revision_can_be_undone(store: Store) -> None:
     """Down to nothing, and up again."""
     with store.engine.connect() as connection:
+        drop_views(connection)
+        connection.commit()
         alembic.command.downgrade(alembic_config(connection), "base")
         left = set(connection.execute(text("SELECT name FROM sqlite_master")).scalars())
         assert {"alembic_version"} == {name for name in left if not name.startswith("sqlite_")}
@@ -49,6 +51,18 @@ def test_every_revision_can_be_undone(store: Store) -> None:
     with store.read() as session:
         for view in VIEWS:
             session.execute(text(f"SELECT * FROM {view.name}"))
+
+
+def test_the_views_of_another_version_are_replaced_at_the_start(store: Store) -> None:
+    """One that is missing, one that reads something else, one that is no more."""
+    with store.engine.begin() as connection:
+        connection.execute(text("DROP VIEW error_log"))
+        connection.execute(text("DROP VIEW audit_log"))
+        connection.execute(text("CREATE VIEW audit_log AS SELECT 1 AS other"))
+        connection.execute(text("CREATE VIEW of_another_version AS SELECT 1 AS x"))
+    store.migrate()
+    with store.engine.connect() as connection:
+        assert has_views(connection)
 
 
 def test_the_revisions_are_where_the_package_looks(tmp_path: Path) -> None:
