@@ -48,6 +48,8 @@ class BrokerMemory:
         self._probe = ""
         self._is_back = threading.Event()
         self._found: Marker | None = None
+        self.is_changing = False
+        """Whether something was published since the last marker."""
 
     def receive(self, payload: bytes) -> None:
         """Take a message of the memory topic, from the link's thread."""
@@ -81,11 +83,18 @@ class BrokerMemory:
         with self._lock:
             return self._found == ours
 
-    def note(self) -> None:
-        """Mark the broker's state as the newest; raises BrokerError."""
+    def expect_change(self) -> None:
+        """Count up before something is published, so that a crash in between leaves the broker's marker behind ours."""
+        if self.is_changing:
+            return
         with self._core.store.write() as session:
             put_setting(session, _GENERATION, str(int(get_setting(session, _GENERATION, "0")) + 1))
+        self.is_changing = True
+
+    def seal(self) -> None:
+        """Mark the broker's state as the newest, after everything was published; raises BrokerError."""
         self._link.publish(self._topic, encode(self._marker()), retain=True)
+        self.is_changing = False
 
     def _marker(self) -> Marker:
         with self._core.store.read() as session:

@@ -45,7 +45,6 @@ class Publisher:
         self._wake = threading.Event()
         self._is_closing = False
         self._is_memory_unknown = True
-        self._is_marker_old = False
         self._refused: dict[tuple[Kind, str], datetime] = {}
         """What the broker refused although it is there, and when it is tried again."""
         self._renewed_at = core.now() - RENEW_EVERY
@@ -53,6 +52,7 @@ class Publisher:
 
     def start(self) -> None:
         """Begin to publish."""
+        self._wake.set()
         self._thread.start()
 
     def close(self) -> None:
@@ -106,12 +106,11 @@ class Publisher:
             self._check_memory()
         while not self._is_closing and (self._answer() or self._assign() or self._publish()):
             pass
-        if self._is_marker_old and not self._is_closing:
-            self.memory.note()
-            self._is_marker_old = False
+        if self.memory.is_changing and not self._is_closing:
+            self.memory.seal()
 
     def _renew(self) -> None:
-        if self._core.now() - self._renewed_at < RENEW_EVERY:
+        if timedelta(0) <= self._core.now() - self._renewed_at < RENEW_EVERY:
             return
         self._renewed_at = self._core.now()
         with self._core.store.write() as session:
@@ -127,7 +126,7 @@ class Publisher:
         if not is_kept:
             with self._core.store.write() as session:
                 republish_everything(session)
-            self._is_marker_old = True
+            self.memory.expect_change()
 
     def _answer(self) -> bool:
         wanted = self._wants.take(BATCH)
@@ -171,7 +170,7 @@ class Publisher:
     def _publish_all(self, kind: Kind, items: Sequence[Item]) -> None:
         """Publish `items`; what the broker refuses while it is there is postponed, so that no other waits for it."""
         if kind != "ack":  # a lost acknowledgement mends itself: the device repeats its report
-            self._is_marker_old = True
+            self.memory.expect_change()
         try:
             self._publish_items(kind, items)
         except BrokerError as error:

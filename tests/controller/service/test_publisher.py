@@ -211,6 +211,25 @@ def _without_marker(fleet: FleetCore, retained: dict[str, bytes]) -> dict[str, b
     return {topic: payload for topic, payload in retained.items() if topic != fleet.topics.memory_marker}
 
 
+def test_what_a_killed_service_published_last_is_not_taken_for_kept(fleet: FleetCore, broker: Recorder) -> None:
+    """Killed before it could mark what it had published, while the broker fell back to its backup."""
+    fleet.release(bundle())
+    device = fleet.enroll("press-1")
+    connect(fleet, broker).settle()
+    backup = dict(broker.retained)
+    fleet.roll_out("double", "1.0.0")
+    broker.refused = frozenset({fleet.topics.memory_marker})
+    killed = connect(fleet, broker)
+    killed._is_memory_unknown = False
+    with pytest.raises(BrokerError):
+        killed.settle()
+    told = broker.retained[fleet.topics.director(device.id)]
+    assert is_settled(fleet)
+    broker.retained, broker.refused = backup, frozenset()
+    connect(fleet, broker).settle()
+    assert told == broker.retained[fleet.topics.director(device.id)]
+
+
 def test_the_broker_of_another_fleet_is_filled_anew(fleet: FleetCore, broker: Recorder) -> None:
     """Somebody else's marker is not ours, and nonsense is no marker."""
     fleet.release(bundle())
