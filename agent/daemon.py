@@ -32,7 +32,7 @@ from agent.installer import Installer
 from agent.jobs import Assembled, Done, Jobs, Result
 from agent.mqtt import Endpoint, Link, LinkDown, LinkUp, Message, Oversize
 from agent.policy import capacity_of, load_policy
-from agent.runtime import ModelError
+from agent.runtime import ModelError, ModuleCache, Zygote
 from agent.service import LocalService
 from agent.status import AgentStatus, model_statuses
 from agent.store import Store
@@ -81,7 +81,11 @@ class Daemon:
         self._host = ModelHost(self._meter, self._on_fault)
         self._files = Files(state_dir / "files", policy.disk_quota_bytes)
         self._trust = Trust(identity, state_dir / "tuf", self._store)
-        self._installer = Installer(self._files, capacity, lambda: self._trust.targets)
+        cache = ModuleCache(state_dir / "compiled", identity.derive_key("compiled modules"))
+        self._zygote = Zygote() if policy.isolation == "process" else None
+        self._installer = Installer(
+            self._files, capacity, lambda: self._trust.targets, cache=cache, zygote=self._zygote
+        )
         jobs = Jobs(self._worker.submit, self._installer, self._files)
         self._executor = Executor(self._host, self._files, self._installer, jobs, self._core.post)
         self._uplink = Uplink(identity, self._store, self._session, capacity)
@@ -293,6 +297,8 @@ class Daemon:
         self._downloads.close()
         self._installer.close()
         self._host.close()
+        if self._zygote:
+            self._zygote.close()
         self._store.close()
         os.close(self._lock)
 

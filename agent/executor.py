@@ -60,8 +60,10 @@ class Executor:
     def make_room(self, state: State, downloads: Downloads) -> int:
         """Delete what neither a release nor a download refers to, and return the bytes set free."""
         files, blobs = downloads.references()
+        keep = references(state) | files
+        self._jobs.prune(keep)
         try:
-            freed = self._files.collect(references(state) | files, blobs)
+            freed = self._files.collect(keep, blobs)
         except OSError as error:
             _log.warning("cannot delete files that are not needed any more: %s", error)
             return 0

@@ -10,7 +10,9 @@ from typing import Final
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agent.errors import IdentityError
@@ -44,6 +46,11 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     topics: Topics
     image_root: bytes
     director_root: bytes
+
+    def derive_key(self, purpose: str) -> bytes:
+        """Return a secret for one purpose on this device; it says nothing about the device's key."""
+        derivation = HKDF(hashes.SHA256(), length=32, salt=None, info=purpose.encode())
+        return derivation.derive(self.key.private_bytes_raw())
 
 
 def identity_folder(state_dir: Path) -> Path:

@@ -17,10 +17,11 @@ from agent.engine.actions import Compile, DeploymentAction, Download, Test, Veri
 from agent.engine.events import Compiled, Event, Failed, Planned, Spoiled, Tested, Verified
 from agent.errors import AgentError, CorruptFileError
 from agent.files import Files
-from agent.runtime import Caps, LoadedModel, ModelError, load_model, run_self_test
+from agent.runtime import Caps, LoadedModel, ModelError, ModuleCache, Zygote, load_model, run_self_test
 from protocol.admission import AdmissionError, Capacity, select_variant
 from protocol.assignment import target_path
 from protocol.errors import MalformedError, ProtocolError, RollbackError
+from protocol.identifiers import Digest
 from protocol.manifest import Manifest, Variant
 from protocol.messages import Reason
 from protocol.repository import check_floor
@@ -32,10 +33,20 @@ _A = TypeVar("_A", Download, Verify, Compile, Test)
 class Installer:
     """The steps, and the models between compilation and activation."""
 
-    def __init__(self, files: Files, capacity: Capacity, targets: Callable[[], Targets | None]) -> None:
+    def __init__(
+        self,
+        files: Files,
+        capacity: Capacity,
+        targets: Callable[[], Targets | None],
+        *,
+        cache: ModuleCache | None = None,
+        zygote: Zygote | None = None,
+    ) -> None:
         self._files = files
         self._capacity = capacity
         self._targets = targets
+        self._cache = cache
+        self._zygote = zygote
         self._waiting: dict[str, tuple[Manifest, LoadedModel]] = {}
 
     def plan(self, action: Download) -> Event:
@@ -63,6 +74,14 @@ class Installer:
         waiting = self._waiting.pop(deployment_id, None)
         if waiting:
             waiting[1].close()
+
+    def prune(self, keep: frozenset[Digest]) -> None:
+        """Delete compiled modules that belong to none of the files `keep`."""
+        try:
+            if self._cache:
+                self._cache.prune(keep)
+        except OSError as error:
+            _log.warning("cannot delete compiled modules that are not needed any more: %s", error)
 
     def load(self, model: str, installed: Installed) -> tuple[Manifest, LoadedModel]:
         """Load a release that was verified before; raises CorruptFileError, ProtocolError or ModelError."""
@@ -134,7 +153,15 @@ class Installer:
         contract = _variant(manifest, installed).contract
         caps = Caps(memory_bytes=contract.memory_bytes, stack_kib=contract.stack_kib, deadline_ms=contract.deadline_ms)
         wasm = self._files.read(installed.module)
-        return load_model(wasm, manifest.inputs, manifest.outputs, caps, stateful=manifest.stateful)
+        return load_model(
+            wasm,
+            manifest.inputs,
+            manifest.outputs,
+            caps,
+            stateful=manifest.stateful,
+            cache=self._cache,
+            zygote=self._zygote,
+        )
 
     def _guarded(self, action: _A, job: Callable[[_A], Event]) -> Event:
         try:

@@ -28,11 +28,11 @@ class Assembled(msgspec.Struct, frozen=True):
     error: ProtocolError | AgentError | OSError | None
 
 
-class Abandoned(msgspec.Struct, frozen=True):
-    """Nothing of a deployment waits to be activated any more."""
+class Tidied(msgspec.Struct, frozen=True):
+    """Something that is not needed any more is gone."""
 
 
-Result = Done | Assembled | Abandoned
+Result = Done | Assembled | Tidied
 
 
 class Jobs:
@@ -61,15 +61,19 @@ class Jobs:
 
     def abandon(self, deployment_id: str) -> None:
         """Drop the compiled model of a deployment."""
-        self._submit(lambda: self._abandoned(deployment_id))
+        self._submit(lambda: self._tidied(lambda: self._installer.abandon(deployment_id)))
+
+    def prune(self, keep: frozenset[Digest]) -> None:
+        """Delete compiled modules that belong to none of the files `keep`; not while another one is compiled."""
+        self._submit(lambda: self._tidied(lambda: self._installer.prune(keep)))
 
     def assemble(self, blob: Digest, index: ChunkIndex, file: FileRef) -> None:
         """Turn a complete blob into its file."""
         self._submit(lambda: Assembled(file, self._assembled(blob, index, file)))
 
-    def _abandoned(self, deployment_id: str) -> Abandoned:
-        self._installer.abandon(deployment_id)
-        return Abandoned()
+    def _tidied(self, job: Callable[[], None]) -> Tidied:
+        job()
+        return Tidied()
 
     def _assembled(self, blob: Digest, index: ChunkIndex, file: FileRef) -> ProtocolError | AgentError | OSError | None:
         try:

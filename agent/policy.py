@@ -30,6 +30,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_stack_kib: _Positive = max(limits.STACK_CLASSES_KIB)
     max_deadline_ms: _Positive = 10_000
     disk_quota_bytes: _Positive = 1024 * limits.MIB
+    isolation: Literal["thread", "process"] = "thread"
     mqtt_protocol: Literal["auto", "5", "3.1.1"] = "auto"
 
 

@@ -229,3 +229,21 @@ def test_damaged_file_of_the_active_release_is_fetched_again(agent: Agent, backe
 
 def _scale(factor: float) -> str:
     return f"(f32.store (i32.const 64) (f32.mul (f32.const {factor}) (f32.load (i32.const 0)))) (i32.const 0)"
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_restart_takes_the_compiled_module_from_the_disk(agent: Agent, backend: Backend, isolation: str) -> None:
+    """At either level of isolation a module is compiled once; after a restart it is mapped and answers."""
+    (agent.state_dir / "policy.toml").write_text(f'isolation = "{isolation}"')
+    first = bundle()
+    backend.release(first)
+    backend.assign(first)
+    agent.start()
+    backend.wait_end(first)
+    compiled = {p.name: p.stat().st_mtime_ns for p in (agent.state_dir / "compiled").iterdir()}
+    assert compiled
+    assert 0 == agent.stop()
+    agent.start()
+    agent.wait_serving()
+    assert ("1.0.0", 2.0) == agent.infer()
+    assert compiled == {p.name: p.stat().st_mtime_ns for p in (agent.state_dir / "compiled").iterdir()}
