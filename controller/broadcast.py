@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import select
 
 from controller.core import Core
+from controller.errors import UnreadableError
 from controller.link import Outgoing
 from controller.metadata import METADATA_KEY, TIMESTAMP_KEY, metadata_set
 from controller.store import outbox
@@ -24,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 class Broadcast:
-    """Yields messages; what cannot be read is counted, logged and left out, so that nothing else waits for it."""
+    """Yields messages. A file that cannot be read is counted, logged and raised: it must not count as published."""
 
     def __init__(self, core: Core, topics: Topics) -> None:
         self._core = core
         self._topics = topics
 
     def messages(self, kind: Kind, keys: Sequence[str]) -> Iterator[Outgoing]:
-        """Yield what publishes rows of the outbox, in that order."""
+        """Yield what publishes rows of the outbox, in that order; raises UnreadableError for a file."""
         match kind:
             case "metadata":
                 for key in keys:
@@ -98,15 +99,18 @@ class Broadcast:
         except (OSError, ProtocolError) as error:
             self._core.counters.add("publish.bad_file")
             log.error("file not published", extra={"digest": digest, "reason": str(error)})
-            return
+            self._forget_blob(digest)
+            raise UnreadableError(f"file {digest} cannot be published now: {error}") from error
         yield Outgoing(self._topics.chunk_index(blob), index.to_bytes(), retain=True)
         yield self._offer(blob, index)
 
     def _missing_offer(self, digest: Digest) -> Iterator[Outgoing]:
         with self._core.store.read() as session:
             row = session.get(FileRow, digest)
-            blob = row.blob if row else None
+            blob, is_published = (row.blob, row.published_at_ms is not None) if row else (None, False)
         if blob is None:
+            if is_published:
+                self._cut_again(digest)
             return
         try:
             yield self._offer(Digest(blob), self._core.files.index(Digest(blob)))
@@ -134,6 +138,11 @@ class Broadcast:
             row = session.get_one(FileRow, digest)
             row.blob = row.published_at_ms = None
             outbox.mark(session, "file", [digest])
+
+    def _forget_blob(self, digest: Digest) -> None:
+        """Have the next attempt cut the file, whatever became of its blob."""
+        with self._core.store.write() as session:
+            session.get_one(FileRow, digest).blob = None
 
     def _blob(self, digest: Digest) -> tuple[Digest, ChunkIndex]:
         with self._core.store.read() as session:

@@ -5,6 +5,7 @@
     ├── ConflictError          another change came first, or the thing exists already
     ├── RefusedError           understood, but a rule of the fleet forbids it
     ├── WorkspaceError         the fleet's folder is missing, damaged or in the way
+    ├── UnreadableError        a file of the service's disk cannot be read or cut now
     └── BrokerError            the MQTT broker does not start, answer or accept
 
 Each class carries a stable `code`: it is what an API problem, a `--json` error and a test name. What a device or a
@@ -44,6 +45,12 @@ class WorkspaceError(ControllerError):
     """The fleet's folder is missing, damaged or in the way."""
 
     code = "workspace"
+
+
+class UnreadableError(ControllerError):
+    """A file of the service's disk cannot be read or cut now; it may be again."""
+
+    code = "unreadable"
 
 
 class BrokerError(ControllerError):

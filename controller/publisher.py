@@ -13,7 +13,7 @@ from itertools import chain
 from controller.assigning import assign, mark_due
 from controller.broadcast import Broadcast
 from controller.core import Core
-from controller.errors import BrokerError
+from controller.errors import BrokerError, UnreadableError
 from controller.link import Outgoing
 from controller.memory import BrokerMemory, republish_everything
 from controller.metadata import renew_when_due
@@ -46,7 +46,7 @@ class Publisher:
         self._is_closing = False
         self._is_memory_unknown = True
         self._refused: dict[tuple[Kind, str], datetime] = {}
-        """What the broker refused although it is there, and when it is tried again."""
+        """What the broker refused although it is there, or the disk does not give, and when it is tried again."""
         self._renewed_at = core.now() - RENEW_EVERY
         self._thread = threading.Thread(target=self._run, name="publisher")
 
@@ -168,7 +168,7 @@ class Publisher:
         return which in self._refused
 
     def _publish_all(self, kind: Kind, items: Sequence[Item]) -> None:
-        """Publish `items`; what the broker refuses while it is there is postponed, so that no other waits for it."""
+        """Publish `items`; what the broker refuses, or the disk does not give, waits, so that no other waits for it."""
         if kind != "ack":  # a lost acknowledgement mends itself: the device repeats its report
             self.memory.expect_change()
         try:
@@ -182,7 +182,14 @@ class Publisher:
                 return
             self._core.counters.add("publish.refused")
             log.error("the broker refuses a message", extra={"kind": kind, "key": items[0].key, "reason": str(error)})
-            self._refused[kind, items[0].key] = self._core.now() + REFUSED_PAUSE
+            self._postpone(items)
+        except UnreadableError:  # counted and logged where it happened
+            self._postpone(items)
+
+    def _postpone(self, items: Iterable[Item]) -> None:
+        """Leave `items` in the outbox, and pass them over for a while."""
+        for item in items:
+            self._refused[item.kind, item.key] = self._core.now() + REFUSED_PAUSE
 
     def _publish_items(self, kind: Kind, items: Sequence[Item]) -> None:
         messages = self._broadcast.messages(kind, [item.key for item in items])

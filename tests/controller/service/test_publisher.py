@@ -283,7 +283,7 @@ def test_metadata_is_signed_anew_before_it_ends(fleet: FleetCore, broker: Record
 
 
 def test_a_file_that_the_disk_lost_does_not_hold_up_the_others(fleet: FleetCore, broker: Recorder) -> None:
-    """It is counted, and the rest is published."""
+    """It is counted, the rest is published, and it follows as soon as it is back."""
     release = bundle(module=MODULE)
     fleet.release(release)
     device = fleet.enroll("press-1")
@@ -291,10 +291,39 @@ def test_a_file_that_the_disk_lost_does_not_hold_up_the_others(fleet: FleetCore,
     fleet.core.files.path(lost).unlink()
     fleet.core.files.path(damaged).write_bytes(b"damaged!")
     fleet.roll_out("double", "1.0.0")
-    connect(fleet, broker).settle()
+    publisher = connect(fleet, broker)
+    publisher.settle()
     assert 2 == fleet.core.counters.get("publish.bad_file")
     assert fleet.topics.offer(manifest) in broker.retained
     assert fleet.topics.director(device.id) in broker.retained
+    with fleet.core.store.read() as session:
+        unpublished = session.scalars(select(FileRow.digest).where(FileRow.published_at_ms.is_(None)))
+        assert sorted([lost, damaged]) == sorted(unpublished)
+    fleet.upload(release)
+    fleet.clock.advance(minutes=2)
+    publisher.settle()
+    assert is_settled(fleet)
+    for data in release.files:
+        assert data == fetch(fleet, broker, sha256(data))
+
+
+def test_a_full_disk_postpones_the_file_that_could_not_be_cut(fleet: FleetCore, broker: Recorder) -> None:
+    """It is cut when there is room again; nobody has to ask."""
+    release = bundle(module=MODULE)
+    fleet.release(release)
+    fleet.enroll("press-1")
+    fleet.roll_out("double", "1.0.0")
+    incoming = fleet.workspace.server.files_path / "incoming"
+    incoming.rmdir()
+    publisher = connect(fleet, broker)
+    publisher.settle()
+    assert (False, 3) == (is_settled(fleet), fleet.core.counters.get("publish.bad_file"))
+    incoming.mkdir()
+    fleet.clock.advance(minutes=2)
+    publisher.settle()
+    assert is_settled(fleet)
+    for data in release.files:
+        assert data == fetch(fleet, broker, sha256(data))
 
 
 class TestWants:
@@ -386,6 +415,22 @@ class TestWants:
             fleet.wants.add(device.id, Want(kind="blob", digest=sha256(str(n).encode()), chunks=chunks))
         assert MAX_PENDING == len(fleet.wants.take(10**6))
         assert 512 == fleet.core.counters.get("want.dropped")
+
+    def test_a_published_file_without_a_blob_is_cut_again(self, fleet: FleetCore, broker: Recorder) -> None:
+        """Whoever asks for its offer gets it."""
+        release = bundle(module=MODULE)
+        fleet.release(release)
+        device = fleet.enroll("press-1")
+        fleet.roll_out("double", "1.0.0")
+        publisher = connect(fleet, broker)
+        publisher.settle()
+        digest = sha256(release.files[0])
+        with fleet.core.store.write() as session:
+            session.get_one(FileRow, digest).blob = None
+        del broker.retained[fleet.topics.offer(digest)]
+        fleet.say(device, "want", Want(kind="offer", digest=digest).to_bytes())
+        publisher.settle()
+        assert release.files[0] == fetch(fleet, broker, digest)
 
     def test_a_blob_that_the_disk_lost_is_cut_again(self, fleet: FleetCore, broker: Recorder) -> None:
         """From the file."""
