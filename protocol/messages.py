@@ -108,6 +108,8 @@ class ReceiptBatch(msgspec.Struct, frozen=True, kw_only=True):
     device_id: str
     stream: str
     receipts: tuple[Receipt, ...]
+    after: Count | None = None
+    """The receipt before the first one: what has a number in between was dropped, and will never come."""
 
 
 class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +162,8 @@ class TelemetryBatch(msgspec.Struct, frozen=True, kw_only=True):
     device_id: str
     stream: str
     records: tuple[TelemetryRecord, ...]
+    after: Count | None = None
+    """As in ReceiptBatch."""
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,7 +234,7 @@ def open_receipts(raw: bytes, device: DeviceId, key: Ed25519PublicKey) -> Receip
     payload = dsse.unseal(raw, RECEIPTS_TYPE, key, limit_bytes=limits.MAX_REPORT_BYTES)
     batch = decode(payload, ReceiptBatch, limit_bytes=limits.MAX_REPORT_BYTES, what="receipt batch")
     _check_device(batch.device_id, device)
-    _check_order([r.seq for r in batch.receipts], batch.stream)
+    _check_order([r.seq for r in batch.receipts], batch.after, batch.stream)
     return batch
 
 
@@ -239,7 +243,7 @@ def open_telemetry(raw: bytes, device: DeviceId, key: Ed25519PublicKey) -> Telem
     payload = dsse.unseal(raw, TELEMETRY_TYPE, key, limit_bytes=limits.MAX_REPORT_BYTES)
     batch = decode(payload, TelemetryBatch, limit_bytes=limits.MAX_REPORT_BYTES, what="telemetry batch")
     _check_device(batch.device_id, device)
-    _check_order([r.seq for r in batch.records], batch.stream)
+    _check_order([r.seq for r in batch.records], batch.after, batch.stream)
     return batch
 
 
@@ -248,10 +252,12 @@ def _check_device(named: str, expected: DeviceId) -> None:
         raise WrongDeviceError(f"expected a message of device {expected}, got one of {named}")
 
 
-def _check_order(numbers: list[int], stream: str) -> None:
+def _check_order(numbers: list[int], after: int | None, stream: str) -> None:
     if not 1 <= len(stream) <= 64:
         raise MalformedError("report: expected a stream of 1 to 64 characters")
     if not numbers or len(numbers) > limits.MAX_RECEIPTS_PER_BATCH:
         raise LimitExceededError(f"report: expected 1 to {limits.MAX_RECEIPTS_PER_BATCH} entries, got {len(numbers)}")
     if any(b <= a for a, b in itertools.pairwise(numbers)):
         raise MalformedError("report: sequence numbers do not rise")
+    if after is not None and after >= numbers[0]:
+        raise MalformedError(f"report: expected `after` below the first number, {numbers[0]}, got {after}")

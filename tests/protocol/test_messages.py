@@ -172,6 +172,19 @@ def test_sequence_numbers_rise(numbers: tuple[int, ...]) -> None:
         open_telemetry(seal_batch(telemetry, SECRET), DEVICE, PUBLIC)
 
 
+@pytest.mark.parametrize("after", [3, 4])
+def test_what_a_batch_follows_is_before_it(after: int) -> None:
+    """A batch does not follow itself; one that follows a gap is fine."""
+    batch = ReceiptBatch(device_id=DEVICE, stream="s", receipts=(receipt(3),), after=after)
+    with pytest.raises(MalformedError, match="below the first number, 3"):
+        open_receipts(seal_batch(batch, SECRET), DEVICE, PUBLIC)
+    telemetry = TelemetryBatch(device_id=DEVICE, stream="s", records=(record(3),), after=after)
+    with pytest.raises(MalformedError, match="below the first number, 3"):
+        open_telemetry(seal_batch(telemetry, SECRET), DEVICE, PUBLIC)
+    allowed = TelemetryBatch(device_id=DEVICE, stream="s", records=(record(3),), after=0)
+    assert allowed == open_telemetry(seal_batch(allowed, SECRET), DEVICE, PUBLIC)
+
+
 @pytest.mark.parametrize("count", [0, limits.MAX_RECEIPTS_PER_BATCH + 1])
 def test_the_number_of_receipts(count: int) -> None:
     """An empty batch, and one entry too many, are refused."""
