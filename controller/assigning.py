@@ -23,6 +23,7 @@ from controller.store.settings import get_setting
 from controller.trust.director import sign_assignment
 from protocol.assignment import AgentConfig, Assignment
 from protocol.codec import encode, sha256
+from protocol.errors import ProtocolError
 from protocol.identifiers import DeviceId, Digest
 
 log = logging.getLogger(__name__)
@@ -44,13 +45,13 @@ def assign(session: Session, core: Core, devices: Sequence[str]) -> None:
     desk = _Desk(session, core)
     renewed = []
     for id_, row in rows.items():
-        assignment = desk.decide(row, installed[id_], deployments[id_])
-        content = sha256(encode(msgspec.structs.replace(assignment, issued_at_ms=0)))
-        if not desk.is_due(row, stored.get(id_), content):
-            continue
         try:
+            assignment = desk.decide(row, installed[id_], deployments[id_])
+            content = sha256(encode(msgspec.structs.replace(assignment, issued_at_ms=0)))
+            if not desk.is_due(row, stored.get(id_), content):
+                continue
             raw = desk.sign(assignment, row.director_version + 1)
-        except ControllerError as error:
+        except (ControllerError, ProtocolError) as error:
             core.counters.add("assign.failed")
             log.error("no document", extra={"device": id_, "reason": str(error)})
             continue

@@ -38,6 +38,14 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int
 
 
+class _Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of a batch, what it follows, and whether any of it was new."""
+
+    numbers: list[int]
+    after: int | None
+    has_new: bool
+
+
 class Consequences:
     """What must follow from what was stored, once for a whole batch of messages."""
 
@@ -88,7 +96,6 @@ def receive_receipts(session: Session, row: DeviceRow, batch: ReceiptBatch, then
     """Store what is new and move the deployments that it speaks of; return how many receipts that were."""
     origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=at_ms)
     row.last_seen_at_ms = at_ms
-    then.acknowledged.add(row.id)
     known = _known(session, ReceiptRow, origin, [r.seq for r in batch.receipts])
     new = [receipt for receipt in batch.receipts if receipt.seq not in known]
     for receipt in new:
@@ -105,7 +112,9 @@ def receive_receipts(session: Session, row: DeviceRow, batch: ReceiptBatch, then
             then.rollouts.add(deployment.rollout_id)
             told = deployment.director_version or 0
             row.acknowledged_director_version = max(row.acknowledged_director_version, told)
-    _acknowledge(session, origin, "receipts", [r.seq for r in batch.receipts], has_new=bool(new))
+    came = _Batch(numbers=[r.seq for r in batch.receipts], after=batch.after, has_new=bool(new))
+    if _acknowledge(session, origin, "receipts", came):
+        then.acknowledged.add(row.id)
     return len(new)
 
 
@@ -160,12 +169,13 @@ def receive_telemetry(session: Session, row: DeviceRow, batch: TelemetryBatch, t
     """Store what is new; return how many records that were."""
     origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=at_ms)
     row.last_seen_at_ms = at_ms
-    then.acknowledged.add(row.id)
     known = _known(session, SampleRow, origin, [r.seq for r in batch.records])
     new = [record for record in batch.records if record.seq not in known]
     for record in new:
         _store_record(session, record, origin)
-    _acknowledge(session, origin, "telemetry", [r.seq for r in batch.records], has_new=bool(new))
+    came = _Batch(numbers=[r.seq for r in batch.records], after=batch.after, has_new=bool(new))
+    if _acknowledge(session, origin, "telemetry", came):
+        then.acknowledged.add(row.id)
     return len(new)
 
 
@@ -214,13 +224,11 @@ def _known(session: Session, kind: type[ReceiptRow] | type[SampleRow], origin: O
     return set(session.scalars(select(kind.seq).where(*mine)))
 
 
-def _acknowledge(
-    session: Session, origin: Origin, kind: Literal["receipts", "telemetry"], numbers: list[int], *, has_new: bool
-) -> None:
-    """Move the mark below which everything is stored; it is published also when it stayed, for it may be lost.
+def _acknowledge(session: Session, origin: Origin, kind: Literal["receipts", "telemetry"], batch: _Batch) -> bool:
+    """Move the mark below which everything is stored; return whether the device is to be told.
 
-    Numbers inside one batch have no gaps that could still be filled: the device lists all it has. Before the first
-    one there may be a batch that was lost on the way, until the device has repeated itself often enough.
+    A device says what its batch follows; when that is stored, nothing is missing. One that does not say so may have
+    sent another batch before that was lost, until it has repeated itself: it repeats what is not acknowledged.
     """
     row = session.get(AckRow, (origin.device, origin.stream))
     if row is None:
@@ -236,10 +244,13 @@ def _acknowledge(
     row.updated_at_ms = origin.at_ms
     covered = row.receipts if kind == "receipts" else row.telemetry
     repeats = row.receipts_gap_seen if kind == "receipts" else row.telemetry_gap_seen
-    repeats = 0 if has_new else repeats + 1
-    if numbers[0] <= covered + 1 or repeats >= PATIENCE:
-        covered, repeats = max(covered, numbers[-1]), 0
+    follows = batch.numbers[0] - 1 if batch.after is None else batch.after
+    repeats = 0 if batch.has_new or batch.after is not None else repeats + 1
+    is_complete = follows <= covered or repeats >= PATIENCE
+    if is_complete:
+        covered, repeats = max(covered, batch.numbers[-1]), 0
     if kind == "receipts":
         row.receipts, row.receipts_gap_seen = covered, repeats
     else:
         row.telemetry, row.telemetry_gap_seen = covered, repeats
+    return is_complete

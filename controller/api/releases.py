@@ -49,8 +49,8 @@ async def put_targets(request: AnyRequest, office: OfficeDependency) -> TargetsA
 
 @head("/v1/files/{digest:str}", sync_to_thread=True)
 def has_file(digest: FromPath[str], office: OfficeDependency) -> None:
-    """Answer 200 when the service has the file, else 404."""
-    if not office.core.files.has(parse_digest(digest)):
+    """Answer 200 when the service has the file and knows it, else 404."""
+    if not commands.has_file(office.core, parse_digest(digest)):
         raise NotFoundError(f"there is no file {digest[:64]}", hint="upload it")
 
 

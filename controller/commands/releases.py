@@ -109,6 +109,12 @@ def _add_release(session: Session, manifest: Manifest, digest: Digest, targets_v
         session.add(ReleaseFileRow(model=manifest.model, version=manifest.version, digest=file))
 
 
+def has_file(core: Core, digest: Digest) -> bool:
+    """Return whether a file is here and recorded: one of the two is left when the service is killed in between."""
+    with core.store.read() as session:
+        return session.get(FileRow, digest) is not None and core.files.has(digest)
+
+
 def record_file(core: Core, digest: Digest, size_bytes: int, actor: Actor) -> None:
     """Note that a file is on the disk; a second time does nothing."""
     with core.store.write() as session:

@@ -139,7 +139,7 @@ def _models_of(
 
 
 def desired_versions(session: Session, ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return what each device must run: the version of each model."""
+    """Return what each device must run: the version of each model. One that can be told nothing must run nothing."""
     installed, deployments = installed_on(session, ids), relevant_rows(session, ids)
     found = {}
     for id_ in ids:

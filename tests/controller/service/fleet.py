@@ -205,9 +205,10 @@ class ScriptedDevice:
             models=tuple(_usage(release, latencies, errors or {}) for release, latencies in releases),
         )
 
-    def telemetry(self, *records: TelemetryRecord) -> bytes:
+    def telemetry(self, *records: TelemetryRecord, after: int | None = None) -> bytes:
         """Return a batch of telemetry."""
-        return seal_batch(TelemetryBatch(device_id=self.id, stream=self.stream, records=records), self.key)
+        batch = TelemetryBatch(device_id=self.id, stream=self.stream, records=records, after=after)
+        return seal_batch(batch, self.key)
 
 
 def _usage(release: Manifest, latencies_us: list[int], errors: dict[str, int]) -> ModelUsage:

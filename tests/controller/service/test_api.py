@@ -171,6 +171,18 @@ class TestReleases:
             )
             assert raw.recv(100).startswith(b"HTTP/1.1 413")
 
+    def test_a_file_that_was_never_recorded_is_uploaded_again(self, served: Served) -> None:
+        """The service was killed after the file got its name: the release can still be published."""
+        release = bundle()
+        for data in release.files:
+            with served.fleet.core.files.upload(sha256(data)) as unrecorded:
+                unrecorded.write(data)
+                unrecorded.commit()
+            assert 404 == served.api.head(f"/files/{sha256(data)}").status_code
+        publish(served)
+        for data in release.files:
+            assert 200 == served.api.head(f"/files/{sha256(data)}").status_code
+
     def test_an_upload_that_breaks_off_leaves_nothing(self, served: Served) -> None:
         """The file is there whole or not at all."""
         token = served.fleet.workspace.operator.api_token

@@ -182,6 +182,35 @@ def test_a_gap_that_the_device_cannot_fill_is_passed_over(fleet: FleetCore, rele
     assert (0, 5) == acknowledged(fleet, device)
 
 
+def test_a_device_that_says_what_its_reports_follow_is_believed_at_once(fleet: FleetCore, release: Manifest) -> None:
+    """What it dropped is not waited for; what was lost on the way still is."""
+    device = fleet.enroll("press-1")
+    records = [device.record((release, [100])) for _ in range(6)]
+    fleet.say(device, "telemetry", device.telemetry(*records[2:4], after=0))
+    assert (0, 4) == acknowledged(fleet, device)
+    fleet.say(device, "telemetry", device.telemetry(records[5], after=5))
+    assert (0, 4) == acknowledged(fleet, device)
+    fleet.say(device, "telemetry", device.telemetry(*records[4:], after=4))
+    assert (0, 6) == acknowledged(fleet, device)
+
+
+def test_a_batch_behind_a_gap_is_not_answered(fleet: FleetCore, release: Manifest) -> None:
+    """So that the device repeats what is missing; a batch that is stored already is answered again."""
+    device = fleet.enroll("press-1")
+    records = [device.record((release, [100])) for _ in range(2)]
+
+    def is_answered(*which: TelemetryRecord) -> bool:
+        with fleet.core.store.write() as session:
+            outbox.done(session, outbox.take(session, "ack", 10))
+        fleet.say(device, "telemetry", device.telemetry(*which))
+        with fleet.core.store.read() as session:
+            return bool(outbox.take(session, "ack", 10))
+
+    assert not is_answered(records[1])
+    assert is_answered(*records)
+    assert is_answered(*records)
+
+
 def test_a_device_that_lost_its_memory_starts_a_new_stream(fleet: FleetCore, release: Manifest) -> None:
     """Its numbers begin at 1 again and are not taken for repetitions."""
     device = fleet.enroll("press-1")
