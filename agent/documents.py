@@ -64,7 +64,9 @@ class Documents:
     def _missing(self) -> list[Want]:
         is_image_missing = not {"timestamp", "metadata"} <= self._arrived or self.problems.keys() - {"director"}
         wants = [Want(kind="metadata")] if is_image_missing or self._is_behind else []
-        return [*wants, Want(kind="director")] if "director" in self.problems else wants
+        # A device that was never assigned anything asks as well: it cannot know that there is nothing to wait for.
+        is_director_missing = "director" not in self._arrived or "director" in self.problems
+        return [*wants, Want(kind="director")] if is_director_missing else wants
 
     def _take(self, judgement: Judgement, now_ms: int) -> None:
         self._judge_at_ms = now_ms + REJUDGE_MS

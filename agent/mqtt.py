@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv5, MQTTv311
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -180,6 +180,7 @@ class Link:
             self._is_connected = False
         client.disconnect()
         client.loop_stop()
+        client.release()
         self._client = None
         if not was_up and self._endpoint.protocol == "auto":
             # An old broker refuses MQTT 5, or just hangs up: try the other version next time.
@@ -192,14 +193,13 @@ class Link:
     def _is_answered(self) -> bool:
         return self._is_connected or bool(self._refusal) or self._closing.is_set()
 
-    def _new_client(self) -> Client:
-        client = Client(
-            CallbackAPIVersion.VERSION2,
+    def _new_client(self) -> "_Client":
+        client = _Client(
+            self._on_end,
             client_id=self._endpoint.client_id,
             clean_session=True if self._version == MQTTv311 else None,
             protocol=self._version,
             transport="websockets" if self._scheme in ("ws", "wss") else "tcp",
-            reconnect_on_failure=False,
         )
         client.max_inflight_messages_set(MAX_INFLIGHT)
         client.connect_timeout = ANSWER_TIMEOUT_S
@@ -219,6 +219,7 @@ class Link:
         folder = self._endpoint.identity_folder
         context = ssl.create_default_context(cafile=folder / AUTHORITY)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.sslsocket_class = _TidySocket
         context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
         return context
 
@@ -248,8 +249,17 @@ class Link:
             self._refusal = self._refusal or f"the connection ended: {code}"
             self._changed.notify_all()
 
+    def _on_end(self) -> None:
+        with self._changed:
+            self._is_connected = False
+            self._refusal = self._refusal or "the connection broke"
+            self._changed.notify_all()
+
     def _on_message(self, _: Client, __: object, message: MQTTMessage) -> None:
-        topic = message.topic
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return  # no topic of ours
         limit = self._lasting.get(topic, self._window.get(topic, -1))
         if limit < 0:
             return  # a chunk that came after its window had moved on
@@ -262,6 +272,40 @@ class Link:
         client = self._client
         if client and self._is_connected and topics:
             client.subscribe([(topic, 1) for topic in topics])
+
+
+class _Client(Client):
+    """A client that tells when its network loop ends, whatever ended it, and frees its sockets."""
+
+    def __init__(self, on_end: Callable[[], None], **options: Any) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, reconnect_on_failure=False, **options)
+        self._on_end = on_end
+
+    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
+        """Run until the connection ends."""
+        try:
+            return super().loop_forever(timeout, retry_first_connection)
+        except Exception:  # noqa: BLE001 - nobody else would see it: the outermost frame of a thread
+            _log.exception("the connection to the broker broke on an unexpected error")
+            return MQTTErrorCode.MQTT_ERR_UNKNOWN
+        finally:
+            self._on_end()
+
+    def release(self) -> None:
+        """Close the sockets, which a loop that broke leaves open; after the network thread has ended."""
+        self._reset_sockets()
+
+
+class _TidySocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails; paho would leave that to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Perform the TLS handshake."""
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
 
 
 def _parse_url(url: str) -> tuple[str, str, int, str]:
