@@ -32,14 +32,14 @@ class Reports:
         self._device = device
         self._key = key
         self._publish = publish
-        self._sent: dict[Outbox, int] = {"receipts": 0, "telemetry": 0}
+        self._sent = self._acknowledged()
         self._open_batches = 0
         self._patience_ms = FIRST_PATIENCE_MS
         self._sent_ms = 0
 
     def restart(self, now_ms: int) -> None:
         """A new connection: send everything again that was not acknowledged."""
-        self._sent = {"receipts": 0, "telemetry": 0}
+        self._sent = self._acknowledged()
         self._open_batches = 0
         self.flush(now_ms)
 
@@ -60,6 +60,12 @@ class Reports:
         while self._open_batches < MAX_OPEN_BATCHES and (self._send_receipts() or self._send_telemetry()):
             self._open_batches += 1
             self._sent_ms = now_ms
+
+    def _acknowledged(self) -> dict[Outbox, int]:
+        return {
+            "receipts": self._store.acknowledged("receipts"),
+            "telemetry": self._store.acknowledged("telemetry"),
+        }
 
     def _send_receipts(self) -> bool:
         found = self._store.receipts(after=self._sent["receipts"], limit=limits.MAX_RECEIPTS_PER_BATCH)
@@ -83,9 +89,11 @@ class Reports:
         return True
 
     def _seal_receipts(self, receipts: tuple[Receipt, ...]) -> bytes:
-        batch = ReceiptBatch(device_id=self._device, stream=self._store.stream, receipts=receipts)
+        after = self._sent["receipts"]  # numbers between this one and the first were dropped
+        batch = ReceiptBatch(device_id=self._device, stream=self._store.stream, after=after, receipts=receipts)
         return seal_batch(batch, self._key)
 
     def _seal_telemetry(self, records: tuple[TelemetryRecord, ...]) -> bytes:
-        batch = TelemetryBatch(device_id=self._device, stream=self._store.stream, records=records)
+        after = self._sent["telemetry"]
+        batch = TelemetryBatch(device_id=self._device, stream=self._store.stream, after=after, records=records)
         return seal_batch(batch, self._key)

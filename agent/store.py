@@ -173,7 +173,13 @@ class Store:
         with self._transaction():
             self._db.execute("DELETE FROM receipts WHERE seq <= ?", (ack.receipts,))
             self._db.execute("DELETE FROM telemetry WHERE seq <= ?", (ack.telemetry,))
+            for outbox, seq in (("receipts", ack.receipts), ("telemetry", ack.telemetry)):
+                self._set_meta(f"{outbox}_acked", str(max(seq, self.acknowledged(outbox))))
         return True
+
+    def acknowledged(self, outbox: str) -> int:
+        """Return up to which number of `receipts` or `telemetry` the controller has stored everything."""
+        return int(self._meta(f"{outbox}_acked", "0"))
 
     def backlog(self) -> Backlog:
         """Return how much the controller has not yet stored."""

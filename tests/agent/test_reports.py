@@ -13,7 +13,7 @@ from agent.store import Store
 from agent.telemetry import Telemetry
 from agent.usage import UsageMeter
 from protocol import limits
-from protocol.messages import Ack, Reason, open_receipts, open_telemetry
+from protocol.messages import Ack, Progress, Reason, open_receipts, open_telemetry
 from protocol.sketch import LatencySketch
 from tests.agent.signing import DEVICE
 
@@ -41,6 +41,11 @@ class Sender:
             for n in range(count)
         ]
         self.store.save(State(), State(), emits, at_ms=0, session=1)
+
+    def add_progress(self) -> None:
+        progress = Progress(done_bytes=1, total_bytes=2)
+        emit = EmitReceipt(model="m", deployment_id="d", version="1.0.0", state="downloading", progress=progress)
+        self.store.save(State(), State(), [emit], at_ms=0, session=1)
 
     def received(self) -> list[int]:
         """Return the numbers of the receipts that were sent, in order."""
@@ -115,6 +120,20 @@ def test_batch_of_long_reasons_stays_within_the_limit(sender: Sender) -> None:
     sender.reports.flush(0)
     assert max(len(raw) for _, raw in sender.sent) <= limits.MAX_REPORT_BYTES
     assert list(range(1, 201)) == sender.received()
+
+
+def test_each_batch_names_the_number_that_it_follows(sender: Sender) -> None:
+    """The controller can tell what was dropped from what is still on its way."""
+    sender.add(3)
+    sender.reports.flush(0)
+    sender.store.acknowledge(Ack(stream=sender.store.stream, receipts=2))
+    for _ in range(3):  # only the latest progress is kept: one that nobody has heard, perhaps
+        sender.add_progress()
+        sender.reports.flush(1)
+    sender.reports.restart(2)
+    batches = [open_receipts(raw, DEVICE, KEY.public_key()) for _, raw in sender.sent]
+    found = [(batch.after, [receipt.seq for receipt in batch.receipts]) for batch in batches]
+    assert [(0, [1, 2, 3]), (3, [4]), (4, [5]), (5, [6]), (2, [3, 6])] == found
 
 
 def usage_meter(models: int, buckets: int = 1) -> UsageMeter:
