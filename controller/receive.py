@@ -39,11 +39,11 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of a batch, what it follows, and whether any of it was new."""
+    """The numbers of a batch, what it follows, and whether its first report was stored before."""
 
     numbers: list[int]
     after: int | None
-    has_new: bool
+    is_repeated: bool
 
 
 class Consequences:
@@ -96,7 +96,8 @@ def receive_receipts(session: Session, row: DeviceRow, batch: ReceiptBatch, then
     """Store what is new and move the deployments that it speaks of; return how many receipts that were."""
     origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=at_ms)
     row.last_seen_at_ms = at_ms
-    known = _known(session, ReceiptRow, origin, [r.seq for r in batch.receipts])
+    numbers = [r.seq for r in batch.receipts]
+    known = _known(session, ReceiptRow, origin, numbers)
     new = [receipt for receipt in batch.receipts if receipt.seq not in known]
     for receipt in new:
         deployment = session.get(DeploymentRow, receipt.deployment_id)
@@ -112,7 +113,7 @@ def receive_receipts(session: Session, row: DeviceRow, batch: ReceiptBatch, then
             then.rollouts.add(deployment.rollout_id)
             told = deployment.director_version or 0
             row.acknowledged_director_version = max(row.acknowledged_director_version, told)
-    came = _Batch(numbers=[r.seq for r in batch.receipts], after=batch.after, has_new=bool(new))
+    came = _Batch(numbers=numbers, after=batch.after, is_repeated=numbers[0] in known)
     if _acknowledge(session, origin, "receipts", came):
         then.acknowledged.add(row.id)
     return len(new)
@@ -169,11 +170,12 @@ def receive_telemetry(session: Session, row: DeviceRow, batch: TelemetryBatch, t
     """Store what is new; return how many records that were."""
     origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=at_ms)
     row.last_seen_at_ms = at_ms
-    known = _known(session, SampleRow, origin, [r.seq for r in batch.records])
+    numbers = [r.seq for r in batch.records]
+    known = _known(session, SampleRow, origin, numbers)
     new = [record for record in batch.records if record.seq not in known]
     for record in new:
         _store_record(session, record, origin)
-    came = _Batch(numbers=[r.seq for r in batch.records], after=batch.after, has_new=bool(new))
+    came = _Batch(numbers=numbers, after=batch.after, is_repeated=numbers[0] in known)
     if _acknowledge(session, origin, "telemetry", came):
         then.acknowledged.add(row.id)
     return len(new)
@@ -245,7 +247,7 @@ def _acknowledge(session: Session, origin: Origin, kind: Literal["receipts", "te
     covered = row.receipts if kind == "receipts" else row.telemetry
     repeats = row.receipts_gap_seen if kind == "receipts" else row.telemetry_gap_seen
     follows = batch.numbers[0] - 1 if batch.after is None else batch.after
-    repeats = 0 if batch.has_new or batch.after is not None else repeats + 1
+    repeats = repeats + 1 if batch.is_repeated and batch.after is None else 0
     is_complete = follows <= covered or repeats >= PATIENCE
     if is_complete:
         covered, repeats = max(covered, batch.numbers[-1]), 0

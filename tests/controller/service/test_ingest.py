@@ -178,8 +178,8 @@ def test_a_gap_that_the_device_cannot_fill_is_passed_over(fleet: FleetCore, rele
     fleet.say(device, "telemetry", behind)
     fleet.say(device, "telemetry", behind)
     assert (0, 0) == acknowledged(fleet, device)
-    fleet.say(device, "telemetry", behind)
-    assert (0, 5) == acknowledged(fleet, device)
+    fleet.say(device, "telemetry", device.telemetry(*records[2:], device.record((release, [100]))))
+    assert (0, 6) == acknowledged(fleet, device)
 
 
 def test_a_device_that_says_what_its_reports_follow_is_believed_at_once(fleet: FleetCore, release: Manifest) -> None:
