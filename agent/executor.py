@@ -123,7 +123,11 @@ class Executor:
 
     def _commit(self, action: actions.Commit) -> None:
         faults.reach("commit.before")
-        self._host.commit(action.model)
+        try:
+            self._host.commit(action.model, action.version)
+        except HostError as error:
+            self._fail(action, Reason.of(error.code, str(error)))
+            return
         faults.reach("commit.after")
         self._post(Committed(model=action.model, deployment_id=action.deployment_id))
 

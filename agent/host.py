@@ -44,6 +44,12 @@ class NoPreviousReleaseError(HostError):
     code = "no_previous_release"
 
 
+class CommitError(HostError):
+    """The release that was to be committed does not answer."""
+
+    code = "not_serving"
+
+
 class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     """An answer, and the release that gave it."""
 
@@ -105,10 +111,17 @@ class ModelHost:
         self._meter.note_memory(manifest.model, manifest.version, model.memory_bytes)
         return swap_us
 
-    def commit(self, model_name: str) -> None:
-        """Trust the active release; raises UnknownModelError."""
+    def commit(self, model_name: str, version: str) -> None:
+        """Trust the active release.
+
+        Raises:
+            UnknownModelError: nothing is active.
+            CommitError: the active release is not `version`; everything stays as it is.
+        """
         with self._lock:
             slot = self._slot(model_name)
+            if slot.active.version != version:
+                raise CommitError(f"{model_name}: expected {version} to answer, got {slot.active.version}")
             self._slots[model_name] = msgspec.structs.replace(slot, is_committed=True, is_suspended=False)
 
     def rollback(self, model_name: str) -> str:

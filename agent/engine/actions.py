@@ -72,7 +72,9 @@ class Reactivate(DeploymentAction, frozen=True, kw_only=True):
 
 
 class Commit(DeploymentAction, frozen=True, kw_only=True):
-    """Tell the host that the release is no longer provisional; answer Committed."""
+    """Tell the host that the release is no longer provisional; answer Committed, or Failed if it does not answer."""
+
+    version: str
 
 
 class RollBack(DeploymentAction, frozen=True, kw_only=True):

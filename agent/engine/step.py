@@ -144,7 +144,9 @@ def _on_tick(turn: Turn, _: Ticked) -> None:
     current = turn.model.current
     if current and _is_soaking(current) and turn.now_ms - current.since_ms >= turn.config.soak_ms:
         turn.move("committing")
-        turn.actions.append(Commit(model=turn.name, deployment_id=current.goal.deployment_id))
+        turn.actions.append(
+            Commit(model=turn.name, deployment_id=current.goal.deployment_id, version=current.goal.version)
+        )
 
 
 def _on_planned(turn: Turn, event: Planned) -> None:
@@ -253,9 +255,16 @@ def _on_load_failed(turn: Turn, event: LoadFailed) -> None:
     if broken is None or broken.version != event.version:
         return
     turn.model = replace(turn.model, active=turn.model.previous, previous=None)
+    current = turn.model.current
     if turn.model.active:
         turn.actions.append(Load(model=turn.name, installed=turn.model.active))
-    if turn.model.current is None and goal and goal.manifest == broken.manifest:
+        if current and current.state == "activated" and current.fault is None:
+            # The load took the place of the provisional release: that one has to answer again for its soak to count.
+            turn.set_current(replace(current, is_serving=False))
+            turn.actions.append(
+                Reactivate(model=turn.name, deployment_id=current.goal.deployment_id, candidate=_candidate(current))
+            )
+    if current is None and goal and goal.manifest == broken.manifest:
         turn.set_current(Deployment(goal=goal, state="retrieved", since_ms=turn.now_ms, is_repair=True))
         turn.download()
 

@@ -2,13 +2,13 @@
 
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.host import ModelHost, NoPreviousReleaseError, UnknownModelError
+from agent.host import CommitError, ModelHost, NoPreviousReleaseError, UnknownModelError
 from agent.runtime import Caps, LoadedModel, assemble, load_model
 from agent.runtime.errors import InputError, ModelClosedError, ModelError, StatusError, TrapError
 from agent.usage import UsageMeter
@@ -136,7 +136,7 @@ def test_rollback_of_a_committed_release_can_be_undone(host: ModelHost) -> None:
     """Both releases were trusted: going back and forth loads nothing."""
     host.activate(*release("1.0.0", SCALE.format(1)), is_committed=True)
     host.activate(*release("1.1.0", SCALE.format(2)), is_committed=False)
-    host.commit("digits")
+    host.commit("digits", "1.1.0")
     assert "1.0.0" == host.rollback("digits")
     assert "1.1.0" == host.rollback("digits")
     assert ("1.1.0", 2) == ask(host)
@@ -150,13 +150,22 @@ def test_rollback_needs_a_previous_release(host: ModelHost) -> None:
     assert ("1.0.0", 1) == ask(host)
 
 
-@pytest.mark.parametrize("action", [ModelHost.commit, ModelHost.rollback])
-def test_unknown_model_can_neither_be_committed_nor_rolled_back(
-    host: ModelHost, action: Callable[[ModelHost, str], object]
-) -> None:
+def test_unknown_model_can_neither_be_committed_nor_rolled_back(host: ModelHost) -> None:
     """The caller learns that there is nothing to act on."""
     with pytest.raises(UnknownModelError):
-        action(host, "digits")
+        host.commit("digits", "1.0.0")
+    with pytest.raises(UnknownModelError):
+        host.rollback("digits")
+
+
+def test_release_that_is_not_active_is_not_committed(host: ModelHost) -> None:
+    """Whoever trusts one release does not trust another that took its place."""
+    host.activate(*release("1.0.0", SCALE.format(1)), is_committed=False)
+    with pytest.raises(CommitError, match=r"expected 1\.1\.0 to answer, got 1\.0\.0"):
+        host.commit("digits", "1.1.0")
+    host.activate(*release("1.2.0", SCALE.format(2)), is_committed=False)
+    with pytest.raises(NoPreviousReleaseError):
+        host.rollback("digits")
 
 
 def test_removed_model_is_unloaded(host: ModelHost) -> None:
@@ -258,7 +267,7 @@ def test_commit_ends_a_suspension(host: ModelHost, faults: Faults) -> None:
     host.activate(*release("1.1.0", TRAP_ON_NEGATIVE), is_committed=False)
     assert ("1.0.0", -1) == ask(host, -1)
     assert ("1.0.0", 1) == ask(host, 1)
-    host.commit("digits")
+    host.commit("digits", "1.1.0")
     assert ("1.1.0", 7) == ask(host, 1)
 
 
@@ -353,7 +362,7 @@ def test_no_call_is_lost_or_mixed_up_in_many_swaps(host: ModelHost, meter: Usage
             if is_bad or n % 7 == 0:
                 host.rollback("digits")
             else:
-                host.commit("digits")
+                host.commit("digits", f"1.{n}.0")
     assert [] == callers.wrong
     reports = iter(meter.take, ())
     assert callers.answers == sum(usage.inferences for report in reports for usage in report)
@@ -381,7 +390,7 @@ def test_any_order_of_orders_keeps_the_host_sound(orders: list[str]) -> None:
             host.remove("digits")
             active, trusted = None, []
         elif order == "commit" and active is not None and active[2]:
-            host.commit("digits")
+            host.commit("digits", f"1.{active[0]}.0")
             active = (active[0], True, True)
         elif order == "rollback" and active is not None:
             if not trusted:

@@ -320,6 +320,21 @@ def test_damaged_active_release_is_replaced_by_the_previous_one_and_repaired() -
     assert reported == len(world.receipts)
 
 
+def test_release_that_soaks_answers_again_after_a_damaged_one_was_replaced() -> None:
+    """The load of the previous release takes the place of the provisional one: the soak waits until that is back."""
+    world = installed("1.0.0", "1.1.0")
+    world.feed(accepted(3, m=goal("d3", "2.0.0")))
+    advance(world, "activated")
+    world.restart()
+    load, reactivate = world.pending
+    world.pending.clear()
+    world.do([*bad_answers(load), *good_answers(reactivate)])
+    assert [actions.Load, actions.Reactivate] == [type(action) for action in world.pending]
+    world.run_well()
+    assert "succeeded" == world.states("d3")[-1]
+    assert (SlotReport(model="m", active="2.0.0", previous="1.0.0"),) == slots(world.state)
+
+
 def test_files_that_the_disk_spoils_are_fetched_again_but_not_for_ever() -> None:
     """A damaged file sends the deployment back to downloading, until it happened too often."""
     world = World()
