@@ -161,10 +161,26 @@ def build_assignment(
     issued_at_ms: int,
     config: AgentConfig,
 ) -> Assignment:
-    """Return the whole desired state of a device.
+    """Return the whole desired state of a device; raises ProtocolError when it is more than a document may say.
 
     `standings` are its unfinished deployments and those that the controller closed before the device did.
     """
+    releases, removals = desired_state(installed, standings)
+    canceled = sorted((s for s in standings if s.is_closed_by_controller), key=lambda s: s.number)
+    return Assignment(
+        device_id=device,
+        issued_at_ms=issued_at_ms,
+        releases=tuple(releases[m] for m in sorted(releases)),
+        removals=tuple(removals[m] for m in sorted(removals)),
+        canceled=tuple(s.id for s in canceled[-MAX_CANCELED:]),
+        config=config,
+    )
+
+
+def desired_state(
+    installed: Sequence[Installed], standings: Sequence[Standing]
+) -> tuple[dict[str, AssignedRelease], dict[str, Removal]]:
+    """Return what a device must run and what it must remove, by model, whether or not a document can say it."""
     releases: dict[str, AssignedRelease] = {
         i.model: AssignedRelease(model=i.model, version=i.version, deployment_id=i.deployment_id) for i in installed
     }
@@ -180,15 +196,7 @@ def build_assignment(
             releases[standing.model] = AssignedRelease(
                 model=standing.model, version=standing.version, deployment_id=standing.id
             )
-    canceled = sorted((s for s in standings if s.is_closed_by_controller), key=lambda s: s.number)
-    return Assignment(
-        device_id=device,
-        issued_at_ms=issued_at_ms,
-        releases=tuple(releases[m] for m in sorted(releases)),
-        removals=tuple(removals[m] for m in sorted(removals)),
-        canceled=tuple(s.id for s in canceled[-MAX_CANCELED:]),
-        config=config,
-    )
+    return releases, removals
 
 
 def apply_receipt(standing: Standing, receipt: Receipt, stream: str) -> Effect:

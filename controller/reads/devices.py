@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from controller.api import schema
 from controller.errors import NotFoundError
 from controller.reads.rollouts import reason_of
-from controller.rollouts import build_assignment
+from controller.rollouts import desired_state
 from controller.store.batches import batches
 from controller.store.deployments import (
     deployment_state,
@@ -20,8 +20,6 @@ from controller.store.deployments import (
 )
 from controller.store.models import DeploymentRow, DeviceGroupRow, DeviceRow, GroupRow
 from controller.store.times import rfc3339, rfc3339_or_none
-from protocol.assignment import AgentConfig
-from protocol.identifiers import DeviceId
 from protocol.messages import SlotReport
 
 EVERYTHING = "all"
@@ -139,11 +137,11 @@ def _models_of(
 
 
 def desired_versions(session: Session, ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return what each device must run: the version of each model. One that can be told nothing must run nothing."""
+    """Return what each device must run: the version of each model."""
     installed, deployments = installed_on(session, ids), relevant_rows(session, ids)
     found = {}
     for id_ in ids:
         standings = [standing(row) for row in deployments[id_]]
-        built = build_assignment(DeviceId(id_), installed[id_], standings, issued_at_ms=0, config=AgentConfig())
-        found[id_] = {release.model: release.version for release in built.releases}
+        releases, _ = desired_state(installed[id_], standings)
+        found[id_] = {model: releases[model].version for model in sorted(releases)}
     return found

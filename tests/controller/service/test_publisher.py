@@ -4,14 +4,16 @@ import pytest
 from sqlalchemy import select
 
 from controller.errors import BrokerError
+from controller.reads.devices import desired_versions, get_device
 from controller.store import outbox
-from controller.store.models import DirectorRow, FileRow, MetadataRow
-from controller.wants import MAX_PENDING, QUIET_MS, Missing
+from controller.store.models import FileRow, InstalledRow, MetadataRow
+from controller.wants import MAX_PENDING, QUIET_MS
 from protocol.assignment import parse_metadata, verify_assignment
 from protocol.chunks import ChunkIndex, Offer
 from protocol.codec import sha256
 from protocol.compression import decompress
 from protocol.identifiers import DeviceId, Digest
+from protocol.limits import MAX_MODELS_PER_DEVICE
 from protocol.messages import Ack, Want
 from protocol.repository import MetadataSet
 from tests.controller.service.fleet import HAPPY, FleetCore, Recorder, bundle
@@ -451,15 +453,25 @@ class TestWants:
         assert release.files[0] == fetch(fleet, broker, digest)
 
 
-def test_a_device_whose_document_cannot_be_signed_holds_up_nobody(fleet: FleetCore, broker: Recorder) -> None:
-    """It is counted; the others get theirs."""
+def test_a_device_whose_document_cannot_be_made_holds_up_nobody(fleet: FleetCore, broker: Recorder) -> None:
+    """One has more models than a document may name, one a release that nobody signed; the third gets its document."""
     fleet.release(bundle())
-    fleet.enroll("press-1")
-    fleet.enroll("press-2")
-    fleet.roll_out("double", "1.0.0")
+    for device in ("overfull", "press-1", "unsigned"):
+        fleet.enroll(device)
     with fleet.core.store.write() as session:
-        outbox.mark(session, "assign", ["nobody"])
+        for n in range(MAX_MODELS_PER_DEVICE + 1):
+            session.add(_installed("overfull", f"model-{n}"))
+        session.add(_installed("unsigned", "nobody-released-it"))
+        outbox.mark(session, "assign", ["overfull", "press-1", "unsigned"])
     connect(fleet, broker).settle()
+    assert (2, True) == (fleet.core.counters.get("assign.failed"), is_settled(fleet))
+    devices = [DeviceId(name) for name in ("overfull", "press-1", "unsigned")]
+    told = {device for device in devices if fleet.topics.director(device) in broker.retained}
+    assert {"press-1"} == told
     with fleet.core.store.read() as session:
-        assert ["press-1", "press-2"] == sorted(session.scalars(select(DirectorRow.device_id)))
-    assert Missing(kind="director", name="x") == Missing(kind="director", name="x")
+        assert MAX_MODELS_PER_DEVICE + 1 == len(desired_versions(session, ["overfull"])["overfull"])
+        assert MAX_MODELS_PER_DEVICE + 1 == len(get_device(session, "overfull").models)
+
+
+def _installed(device: str, model: str) -> InstalledRow:
+    return InstalledRow(device_id=device, model=model, version="1.0.0", deployment_id=f"d-{model}", installed_at_ms=1)
