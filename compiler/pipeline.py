@@ -7,7 +7,7 @@ import msgspec
 from onnx import ModelProto
 
 from compiler.emission import Layer, emit
-from compiler.errors import UnsupportedError
+from compiler.errors import TooLargeError, UnsupportedError
 from compiler.importer import ImportedModel, import_model, read_model
 from compiler.ir import Graph
 from compiler.ir.check import check
@@ -16,6 +16,7 @@ from compiler.lowering.nodes import lower_node
 from compiler.options import CompileOptions
 from compiler.passes import PASSES
 from compiler.section import with_model_section
+from protocol.errors import LimitExceededError, MalformedError
 from protocol.limits import MAX_TENSORS
 from protocol.tensors import ModelSpec, TensorSpec
 
@@ -64,10 +65,19 @@ def compile_imported(imported: ImportedModel, options: CompileOptions, name: str
 
 
 def _spec(imported: ImportedModel, options: CompileOptions, name: str | None) -> ModelSpec:
-    graph = imported.graph
     for kind, names in (("input", imported.input_names), ("output", imported.output_names)):
         if not 1 <= len(names) <= MAX_TENSORS:
             raise UnsupportedError([f"expected 1 to {MAX_TENSORS} {kind}s, got {len(names)}"])
+    try:
+        return _model_spec(imported, options, name)
+    except LimitExceededError as error:
+        raise TooLargeError(str(error)) from error
+    except MalformedError as error:
+        raise UnsupportedError([str(error)]) from error
+
+
+def _model_spec(imported: ImportedModel, options: CompileOptions, name: str | None) -> ModelSpec:
+    graph = imported.graph
     return ModelSpec(
         inputs=_tensors(graph, imported.input_names, graph.inputs),
         outputs=_tensors(graph, imported.output_names, graph.outputs),

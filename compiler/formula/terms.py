@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from compiler.dtypes import DType
+from compiler.errors import InternalError
 from compiler.formula.formula import Formula, Number, Writer
 
 
@@ -30,7 +31,8 @@ class Term:
     def choose(self, if_true: "Term | Number", if_false: "Term | Number") -> "Term":
         """Return one of two values, of which at least one is no plain number, by this truth."""
         typed = if_true if isinstance(if_true, Term) else if_false
-        assert isinstance(typed, Term)
+        if not isinstance(typed, Term):
+            raise InternalError("formula: a choice between two plain numbers has no type")
         first, second = typed.term(if_true), typed.term(if_false)
         return Term(self._writer, self._writer.apply("select", self.number, first.number, second.number))
 

@@ -10,6 +10,7 @@ import msgspec
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 
 from compiler.errors import UnsupportedError
+from compiler.formula.scalar import unsupported
 from compiler.importer import operators
 from compiler.importer.binding import bind_inputs
 from compiler.importer.context import NodeContext, NotConvertibleError
@@ -17,7 +18,8 @@ from compiler.importer.functions import expand
 from compiler.importer.registry import CONVERTERS
 from compiler.importer.source import opsets
 from compiler.importer.types import ONNX_TYPES
-from compiler.ir import Graph, GraphBuilder, TensorType
+from compiler.ir import Graph, GraphBuilder, Node, TensorType
+from compiler.ir import operations as ops
 from compiler.options import CompileOptions
 
 _FAMILIES: Final = operators.__all__
@@ -50,6 +52,20 @@ def import_model(model: ModelProto, options: CompileOptions) -> ImportedModel:
         raise UnsupportedError(walker.problems)
     graph = builder.graph([value for name in outputs if (value := scope[name]) is not None])
     return ImportedModel(graph=graph, input_names=tuple(types), output_names=tuple(outputs))
+
+
+def _check_formulas(nodes: list[Node]) -> None:
+    """Refuse what no code can be written for."""
+    for node in nodes:
+        match node.operation:
+            case ops.Map(formula):
+                formulas = [formula]
+            case ops.Reduce():
+                formulas = [node.operation.element, node.operation.finish]
+            case _:
+                formulas = []
+        if missing := sorted({text for formula in formulas for text in unsupported(formula)}):
+            raise NotConvertibleError(f"it is implemented for float32; there is no {', '.join(missing)}")
 
 
 class _Walker:
@@ -93,6 +109,7 @@ class _Walker:
             return
         domain = "" if node.domain == "ai.onnx" else node.domain
         version = versions.get(domain, 1)
+        before = self._builder.node_count
         try:
             if (domain, node.op_type) in CONVERTERS:
                 context = NodeContext(node, version, inputs, self._builder)
@@ -100,6 +117,7 @@ class _Walker:
                 scope.update({name: context.results[n] for n, name in enumerate(node.output) if name})
             else:
                 self._expand(node, scope, versions, depth)
+            _check_formulas(self._builder.nodes_from(before))
         except NotConvertibleError as error:
             self.problems.append(f"{node.op_type} ({self._builder.layer}, opset {version}): {error}")
             self._guess_results(node, domain, version, scope)

@@ -38,6 +38,15 @@ class GraphBuilder:
         self._inputs.append(name)
         return name
 
+    def nodes_from(self, start: int) -> list[Node]:
+        """Return the nodes that were added since there were `start`."""
+        return self._nodes[start:]
+
+    @property
+    def node_count(self) -> int:
+        """How many nodes there are."""
+        return len(self._nodes)
+
     def placeholder(self, kind: TensorType) -> str:
         """Return a value of a type that nothing computes, for a graph that will not be used."""
         return self._name(kind)

@@ -109,8 +109,19 @@ def modulo(n: NodeContext) -> None:
 
 @operator("BitShift")
 def bit_shift(n: NodeContext) -> None:
-    """To the left or to the right."""
-    n.set(n.graph.apply("shift_left" if n.attribute("direction") == "LEFT" else "shift_right", n[0], n[1]))
+    """To the left or to the right; by as many bits as there are or more, or by a negative number, all bits go."""
+    dtype = n.dtype()
+    bits = 8 * dtype.item_bytes
+    is_left = n.attribute("direction") == "LEFT"
+
+    def shifted(x: Term, count: Term) -> Term:
+        is_beyond = (count >= bits).apply("or", count < 0) if dtype.is_signed else count >= bits
+        if dtype.is_signed and not is_left:  # only the sign is left
+            return x.apply("shift_right", is_beyond.choose(bits - 1, count))
+        result = x.apply("shift_left" if is_left else "shift_right", is_beyond.choose(0, count))
+        return is_beyond.choose(0, result)
+
+    n.set(n.map(shifted, n[0], n[1]))
 
 
 @operator("Where")
@@ -137,7 +148,7 @@ def cast_like(n: NodeContext) -> None:
 @operator("Identity", "Dropout")
 def identity(n: NodeContext) -> None:
     """The input; a mask that lets everything through."""
-    if n.node.op_type == "Dropout" and n.has(2) and n.is_constant(2) and n.scalar(2):
+    if n.node.op_type == "Dropout" and n.has(2) and n.scalar(2):
         raise n.refuse("a dropout in training mode is random")
     n.set(n[0])
     if len(n.node.output) > 1:

@@ -83,19 +83,20 @@ def padding(
 
 @operator("Conv")
 def conv(n: NodeContext) -> None:
-    """In one or two dimensions."""
+    """In one or two dimensions with constant weights by kernels of its own, otherwise as a sum over windows."""
     n.require_float()
     spatial = n.type().rank - 2
-    if spatial not in {1, 2}:
-        raise n.refuse(f"a convolution in {spatial} dimensions is not implemented")
     weights = n.shape(1)
     strides, dilations = n.integers("strides", [1] * spatial), n.integers("dilations", [1] * spatial)
     pads = padding(n, n.shape()[2:], weights[2:], strides, dilations)
+    bias = n[2] if n.has(2) else n.graph.constant(np.zeros(weights[0], np.float32))
+    is_constant = n.is_constant(1) and n.graph.value_of(bias) is not None
+    if spatial not in {1, 2} or not is_constant:
+        return n.set(_sum_over_windows(n, bias, strides, dilations, pads))
     x, w = n[0], n[1]
     if spatial == 1:  # an image of one row
         x, w = (n.graph.reshape(v, (*n.graph.shape(v)[:2], 1, n.graph.shape(v)[2])) for v in (x, w))
         strides, dilations, pads = [1, *strides], [1, *dilations], [0, pads[0], 0, pads[1]]
-    bias = n[2] if n.has(2) else n.graph.constant(np.zeros(weights[0], np.float32))
     operation = ops.Conv(
         strides=(strides[0], strides[1]),
         dilations=(dilations[0], dilations[1]),
@@ -107,7 +108,36 @@ def conv(n: NodeContext) -> None:
     if spatial == 1:
         shape = n.graph.shape(result)
         result = n.graph.reshape(result, (*shape[:2], shape[3]))
-    n.set(result)
+    return n.set(result)
+
+
+def _sum_over_windows(
+    n: NodeContext, bias: str, strides: Sequence[int], dilations: Sequence[int], pads: Sequence[int]
+) -> str:
+    """Return a convolution in any number of dimensions, with weights that may be computed."""
+    g, groups = n.graph, n.integer("group", 1)
+    (batch, channels, *lengths), (out, depth, *kernel) = n.shape(), n.shape(1)
+    spatial = len(lengths)
+    x = n[0]
+    if any(pads):
+        x = g.add(ops.Pad((0, 0, *pads[:spatial]), (0, 0, *pads[spatial:]), 0.0), x)
+    counts = []
+    for axis in range(spatial):
+        at = 2 + axis
+        reach = (kernel[axis] - 1) * dilations[axis] + 1
+        counts.append((g.shape(x)[at + axis] - reach) // strides[axis] + 1)
+        x = g.add(ops.Unfold(at + axis, counts[-1], strides[axis], kernel[axis], dilations[axis]), x)
+    # (batch, group, 1, channel, then a window and a tap for each axis)
+    split = [length for pair in zip(counts, kernel, strict=True) for length in pair]
+    windows = g.reshape(x, (batch, groups, 1, channels // groups, *split))
+    taps = [length for size in kernel for length in (1, size)]
+    weights = g.reshape(n[1], (groups, out // groups, depth, *taps))
+    axes = (3, *range(5, 5 + 2 * spatial, 2))
+    product = formula_of(lambda a, b: a * b, DType.F32, DType.F32)
+    added = formula_of(lambda t, b: t + b, DType.F32, DType.F32)
+    shift = g.reshape(bias, (groups, out // groups, *([1] * spatial)))
+    total = g.add(ops.Reduce(axes, product, "add", added), windows, weights, shift)
+    return g.reshape(total, (batch, out, *counts))
 
 
 @operator("BatchNormalization")

@@ -1,0 +1,149 @@
+"""Models that cannot be compiled: each has an error that says why and what to do, and nothing else happens."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from compiler import CompileOptions, compile_model
+from compiler.errors import (
+    CompilerError,
+    ModelFileError,
+    OptionError,
+    TooLargeError,
+    UnboundShapeError,
+    UnsupportedError,
+)
+from compiler.importer import source
+from tests.compiler.onnx_models import ModelWriter, mlp
+
+
+def relu(shape: list[int | str | None], kind: int = TensorProto.FLOAT) -> bytes:
+    """Return a model of one node."""
+    x, y = (helper.make_tensor_value_info(name, kind, shape) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    )
+
+
+def test_files_that_are_no_models(tmp_path: Path) -> None:
+    """Empty, foreign and cut off."""
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    for content in (b"", b"PK\3\4 not a model", b"\0asm\1\0\0\0", mlp()[:-100]):
+        with pytest.raises(ModelFileError, match=r"not an ONNX model|not a valid ONNX model"):
+            compile_model(content)
+    with pytest.raises(ModelFileError, match="no graph"):
+        compile_model(tmp_path / "empty.onnx")
+    with pytest.raises(ModelFileError, match="cannot read"):
+        compile_model(tmp_path / "missing.onnx")
+
+
+def test_every_cut_is_an_error() -> None:
+    """A model that ends early never compiles to something else."""
+    model = relu([1, 4])
+    for length in range(len(model) - 1):
+        with pytest.raises(CompilerError):
+            compile_model(model[:length])
+
+
+def test_invalid_graphs() -> None:
+    """Nodes that read what comes later, and values that nobody makes."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    cyclic = [helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Add", ["x", "a"], ["b"])]
+    for nodes in (cyclic, [helper.make_node("Relu", ["nobody"], ["y"])]):
+        model = helper.make_model(helper.make_graph(nodes, "g", [value], [result]), ir_version=9)
+        model.opset_import[0].version = 17
+        with pytest.raises(ModelFileError, match="not a valid ONNX model"):
+            compile_model(model.SerializeToString())
+
+
+def test_operators_of_another_time() -> None:
+    """Opsets before 7 and after the newest that the onnx package knows."""
+    model = onnx.load_model_from_string(relu([1, 4]))
+    for version in (6, source.NEWEST_OPSET + 1):
+        model.opset_import[0].version = version
+        with pytest.raises(ModelFileError, match=f"opset 7 to .*, got {version}"):
+            compile_model(model.SerializeToString())
+
+
+def test_data_in_another_file(tmp_path: Path) -> None:
+    """It is read when it is there, and asked for when it is not."""
+    w = ModelWriter()
+    model = onnx.load_model_from_string(w.model(w.node("Add", w.input("x", [64]), w.weights(64))))
+    path = tmp_path / "model.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert compile_model(path).constant_bytes == 256
+    with pytest.raises(ModelFileError, match="give the path of the model file"):
+        compile_model(path.read_bytes())
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelFileError, match=r"model\.onnx: the data that lies in another file"):
+        compile_model(path)
+
+
+def test_open_dimensions() -> None:
+    """Each is named together with the option that binds it; one with a name is bound for all inputs."""
+    w = ModelWriter()
+    model = w.model(w.node("Add", w.input("left", ["batch", 4]), w.input("right", ["batch", 4])))
+    with pytest.raises(UnboundShapeError, match=r"left=batchx4, right=batchx4; give each with --input-shape"):
+        compile_model(model)
+    spec = compile_model(model, CompileOptions(input_shapes={"left": (3, 4)})).spec
+    assert [(3, 4), (3, 4)] == [t.shape for t in spec.inputs]
+    for shapes, message in (
+        ({"left": (3, 5)}, r"has \['batch', '4'\]"),
+        ({"left": (3,)}, "has 2 dimensions"),
+        ({"left": (3, 4), "right": (2, 4)}, "'batch' is 3 and 2"),
+        ({"other": (3, 4)}, r"no inputs \['other'\]"),
+        ({"left": (0, 4)}, "unbound|at least 1|expected"),
+    ):
+        with pytest.raises((OptionError, UnboundShapeError), match=message):
+            compile_model(model, CompileOptions(input_shapes=shapes))
+
+
+def test_everything_unsupported_is_listed_at_once() -> None:
+    """With name, opset and reason, also behind the first one."""
+    w = ModelWriter()
+    x = w.input("x", [4, 4])
+    first = w.node("Det", x)
+    second = w.node("Unique", w.node("Relu", x))
+    with pytest.raises(UnsupportedError) as caught:
+        compile_model(w.model(first, second))
+    assert 2 == len(caught.value.problems)
+    assert "Det (Det_0, opset 17): the operator is not implemented" in caught.value.problems[0]
+    assert "Unique (Unique_2, opset 17)" in caught.value.problems[1]
+
+
+def test_types_that_modules_lack() -> None:
+    """Text and complex numbers."""
+    with pytest.raises(UnsupportedError, match="elements of type"):
+        compile_model(relu([1, 4], TensorProto.STRING))
+
+
+def test_shapes_that_overflow() -> None:
+    """A tensor, or the whole, that does not fit the memory of a module."""
+    with pytest.raises(CompilerError, match=r"expected at most|4 GiB"):
+        compile_model(relu([1 << 20, 1 << 20]))
+    w = ModelWriter()
+    x = w.input("x", [1 << 13, 1])
+    big = w.node("MatMul", x, w.constant(np.ones((1, 1 << 17), np.float32)))
+    with pytest.raises(TooLargeError, match="4 GiB"):
+        compile_model(w.model(w.node("ReduceSum", w.node("Softmax", big, axis=-1), axes=[1]), opset=11))
+
+
+def test_files_over_two_gib(tmp_path: Path) -> None:
+    """They are refused before they are read."""
+    path = tmp_path / "huge.onnx"
+    with path.open("wb") as file:
+        file.truncate(source.MAX_MODEL_BYTES + 1)
+    with pytest.raises(TooLargeError, match="expected at most"):
+        compile_model(path)
+
+
+def test_weights_that_are_no_numbers() -> None:
+    """NaN and infinity in weights are carried into the result, as in every engine."""
+    w = ModelWriter()
+    weights = np.array([[np.nan, 1], [2, np.inf]], np.float32)
+    assert compile_model(w.model(w.node("MatMul", w.input("x", [1, 2]), w.constant(weights)))).wasm
