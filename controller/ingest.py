@@ -8,6 +8,7 @@ one transaction; the acknowledgement goes out after it, because the device then 
 import logging
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -99,9 +100,24 @@ class Ingest:
                     is_last = True
                     break
                 batch.append(message)
-            self.store(batch)
+            self._store_or_drop(batch)
             if is_last:
                 return
+
+    def _store_or_drop(self, batch: Sequence[Message]) -> None:
+        """Store `batch`, and outlive what nobody thought of: without this thread nothing is heard any more."""
+        try:
+            self.store(batch)
+        except Exception as error:  # noqa: BLE001 - one bug must not make a fleet unheard: the rest is stored
+            if len(batch) > 1:
+                for message in batch:
+                    self._store_or_drop([message])
+                return
+            # The error's words may quote the message: only its kind and its place are told.
+            self._core.counters.add("ingest.broken")
+            place = "".join(traceback.format_tb(error.__traceback__))
+            told = {"device": batch[0].device, "uplink": batch[0].uplink, "reason": type(error).__name__}
+            log.error("message dropped by a bug of the service", extra={**told, "place": place})
 
     def store(self, batch: Sequence[Message]) -> None:
         """Store `batch` in one transaction; try again when the disk is full or busy, then let the devices repeat it."""
@@ -126,8 +142,8 @@ class Ingest:
             for message in batch:
                 row = rows.get(message.device)
                 if row is None:
-                    self._core.counters.add("ingest.unknown_device")
-                    log.warning("message of an unknown device", extra={"device": message.device})
+                    if n := self._core.counters.add_noteworthy("ingest.unknown_device"):
+                        log.warning("message of an unknown device", extra={"device": message.device, "so_far": n})
                     continue
                 try:
                     with session.begin_nested():
@@ -165,5 +181,5 @@ class Ingest:
 
     def _refuse(self, topic: str, error: ProtocolError) -> None:
         # The topic may be the attacker's own words: it is cut, and the payload never shown.
-        self._core.counters.add(f"ingest.{error.code}")
-        log.warning("message refused", extra={"topic": topic[:200], "reason": error.code})
+        if n := self._core.counters.add_noteworthy(f"ingest.{error.code}"):
+            log.warning("message refused", extra={"topic": topic[:200], "reason": error.code, "so_far": n})

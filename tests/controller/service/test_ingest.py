@@ -10,7 +10,7 @@ from controller.ingest import Message
 from controller.reads.devices import get_device
 from controller.reads.rollouts import get_rollout
 from controller.store import outbox
-from controller.store.models import AckRow, Base, ReceiptRow, SampleRow, UsageRow
+from controller.store.models import AckRow, Base, DeviceRow, ReceiptRow, SampleRow, UsageRow
 from protocol import limits
 from protocol.identifiers import DeviceId
 from protocol.lifecycle import DeploymentState
@@ -289,6 +289,15 @@ def test_no_message_breaks_the_ingest(payload: bytes, topic: str) -> None:
     ingest.offer(f"fleet/v1/dev/{topic}", payload)
 
 
+def test_a_flood_of_bad_messages_does_not_flood_the_log(fleet: FleetCore, caplog: pytest.LogCaptureFixture) -> None:
+    """All are counted; fewer and fewer are logged, and never what they say."""
+    for _ in range(1_000):
+        fleet.ingest.offer("fleet/v1/dev/NOBODY/up/liveness", b"secret")
+    assert 1_000 == fleet.core.counters.get("ingest.bad_identifier")
+    assert [2**n for n in range(10)] == [record.so_far for record in caplog.records]  # type: ignore[attr-defined]
+    assert "secret" not in caplog.text
+
+
 def test_a_message_of_an_unknown_device_is_counted(fleet: FleetCore) -> None:
     """Whoever is not enrolled is not heard."""
     stranger = ScriptedDevice("stranger")
@@ -315,6 +324,19 @@ def test_a_genuine_message_on_the_topic_of_another_device_is_refused(fleet: Flee
     before = contents(fleet)
     fleet.ingest.store([Message(device=two.id, uplink="liveness", payload=one.liveness(online=False))])
     assert before == contents(fleet)
+
+
+def test_a_bug_drops_one_message_and_the_service_goes_on_listening(fleet: FleetCore) -> None:
+    """What nobody thought of, here a device whose stored key is damaged, costs no other message."""
+    broken, whole = fleet.enroll("press-1"), fleet.enroll("press-2")
+    with fleet.core.store.write() as session:
+        session.get_one(DeviceRow, broken.id).public_key = b"damaged"
+    fleet.ingest.offer(fleet.topics.up(broken.id, "liveness"), broken.liveness())
+    for _ in range(2):
+        fleet.ingest.offer(fleet.topics.up(whole.id, "telemetry"), whole.telemetry(whole.record()))
+    fleet.ingest.start()
+    fleet.ingest.close()
+    assert (1, (0, 2)) == (fleet.core.counters.get("ingest.broken"), acknowledged(fleet, whole))
 
 
 def test_a_batch_with_one_bad_message_stores_the_others(fleet: FleetCore, release: Manifest) -> None:
