@@ -85,6 +85,15 @@ def test_the_policy_shown_is_the_default() -> None:
     assert msgspec.to_builtins(Policy()) == shown
 
 
+def test_every_reason_is_listed() -> None:
+    """Each code that the agent gives as a reason, by its name alone or by an error's, is in the protocol's tables."""
+    listed = set(re.findall(r"^\| `(\w+)` \|", (HOUSE / "docs" / "PROTOCOL.md").read_text(), re.MULTILINE))
+    source = "\n".join(path.read_text() for path in sorted((HOUSE / "agent").rglob("*.py")))
+    given = re.findall(r"(?:Reason\.of\(|_failed\(action, )\s*\"(\w+)\"", source)
+    assert len(given) > 5
+    assert set() == set(given) - listed
+
+
 @document
 def test_named_tests_exist(path: Path) -> None:
     """Each test that a document names as proof is there."""
