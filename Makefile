@@ -26,7 +26,7 @@ demo: $(VENV)/.ready-demo
 	$(BIN)/fleetctl demo
 
 test: lint
-	$(BIN)/pytest -q -n $(JOBS)
+	$(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
 test-all: $(VENV)/.ready-dev
 	$(BIN)/pytest -q -n $(JOBS) --slow -m slow
@@ -41,6 +41,7 @@ fuzz: $(VENV)/.ready-dev
 
 docs: $(VENV)/.ready-dev
 	$(BIN)/python -m controller.cli.reference > docs/CLI.md
+	$(BIN)/python -m controller.query_reference > docs/QUERIES.md
 	$(BIN)/python -m tests.docs_blocks
 
 clean:
