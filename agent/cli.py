@@ -1,6 +1,7 @@
 """The commands of `fleet-agent`: join a fleet, run, and ask the running agent."""
 
 import argparse
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -151,10 +152,8 @@ def _infer(arguments: argparse.Namespace) -> int:
 def _logs(arguments: argparse.Namespace) -> int:
     from agent.logs import follow, last_lines  # noqa: PLC0415 - the other commands need none of it
 
-    following = follow(arguments.state) if arguments.follow else iter(())
-    for line in last_lines(arguments.state, arguments.n):
-        _print(msgspec.json.encode(line).decode() if arguments.json else str(line))
-    for line in following:
+    following = follow(arguments.state) if arguments.follow else ()
+    for line in itertools.chain(last_lines(arguments.state, arguments.n), following):
         _print(msgspec.json.encode(line).decode() if arguments.json else str(line))
     return 0
 

@@ -20,8 +20,10 @@ class Core:
 
     def __init__(self, store: Store, clock: Clock, session: int, act: Callable[[Action], None]) -> None:
         self.state = store.load()
-        self.has_news = False
-        """Whether receipts were stored, or slots changed, since the owner last looked."""
+        self.has_receipts = False
+        """Whether receipts were stored since the owner last looked."""
+        self.has_announcement = False
+        """Whether what the birth message says has changed since the owner last looked."""
         self.is_stalled = False
         """Whether the last step could not be stored; `drain` tries it again."""
         self._store = store
@@ -55,7 +57,8 @@ class Core:
             self.is_stalled = False
             self._events.popleft()
             self.state = state
-            self.has_news |= bool(receipts) or actions.Announce() in todo
+            self.has_receipts |= bool(receipts)
+            self.has_announcement |= actions.Announce() in todo
             for action in todo:
                 self._log(action)
                 self._act(action)

@@ -201,9 +201,11 @@ class Daemon:
             self._documents.tick(wall_ms=wall_ms, now_ms=now_ms)
             self._uplink.reports.tick(now_ms)
         self._core.drain()
-        if self._core.has_news:
-            self._core.has_news = False
+        if self._core.has_announcement:
+            self._core.has_announcement = False
             self._uplink.announce(self._core.state, wall_ms)
+        if self._core.has_receipts:
+            self._core.has_receipts = False
             self._uplink.reports.flush(now_ms)
             self._backlog = self._store.backlog()
 

@@ -153,10 +153,12 @@ class Partial:
         self._unsynced_bytes = 0
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            if os.fstat(self._file).st_size != index.encoded_size:
+            if os.fstat(self._file).st_size == index.encoded_size:
+                self.present = frozenset(self._verified_chunks())
+            else:
                 os.ftruncate(self._file, 0)
                 os.posix_fallocate(self._file, 0, index.encoded_size)
-            self.present = frozenset(self._verified_chunks())
+                self.present = frozenset()
         except BaseException:
             os.close(self._file)
             path.unlink(missing_ok=True)

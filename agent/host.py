@@ -5,7 +5,7 @@ no compilation. Both are one immutable slot, replaced as one reference: a call r
 release that it began on.
 
 A new release is active before it is committed. Its first fault suspends it: that call and all later ones are answered
-by the previous release, until the engine rolls back or commits. No request is lost by an update.
+by the previous release, until the engine rolls back: it can no longer be committed. No request is lost by an update.
 """
 
 import contextlib
@@ -116,13 +116,15 @@ class ModelHost:
 
         Raises:
             UnknownModelError: nothing is active.
-            CommitError: the active release is not `version`; everything stays as it is.
+            CommitError: the active release is not `version`, or a fault suspended it; everything stays as it is.
         """
         with self._lock:
             slot = self._slot(model_name)
             if slot.active.version != version:
                 raise CommitError(f"{model_name}: expected {version} to answer, got {slot.active.version}")
-            self._slots[model_name] = msgspec.structs.replace(slot, is_committed=True, is_suspended=False)
+            if slot.is_suspended:
+                raise CommitError(f"{model_name}: {version} failed while it answered a request")
+            self._slots[model_name] = msgspec.structs.replace(slot, is_committed=True)
 
     def rollback(self, model_name: str) -> str:
         """Let the previous release answer again and return its version.

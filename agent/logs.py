@@ -75,18 +75,22 @@ def last_lines(state_dir: Path, count: int) -> list[LogLine]:
 
 
 def follow(state_dir: Path, poll_s: float = 0.25) -> Iterator[LogLine]:
-    """Yield lines as they are written, also across rotation; for ever."""
+    """Yield lines as they are written from now on, also across rotation; for ever."""
     path = state_dir / FILE_NAME
-    offset = path.stat().st_size if path.exists() else 0
+    return _follow(path, path.stat().st_size if path.exists() else 0, poll_s)
+
+
+def _follow(path: Path, offset: int, poll_s: float) -> Iterator[LogLine]:
     while True:
-        size = path.stat().st_size if path.exists() else 0
-        offset = 0 if size < offset else offset
-        with path.open("rb") if size > offset else open("/dev/null", "rb") as file:  # noqa: PTH123 - nothing to read
-            file.seek(offset)
-            whole, newline, _ = file.read().rpartition(b"\n")
-            offset += len(whole) + len(newline)
-        yield from (line for raw in whole.splitlines() if (line := _parsed(raw)))
         time.sleep(poll_s)
+        size = path.stat().st_size if path.exists() else 0
+        offset = 0 if size < offset else offset  # rotated: a new file
+        if size > offset:
+            with path.open("rb") as file:
+                file.seek(offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+            offset += len(whole) + len(newline)
+            yield from (line for raw in whole.splitlines() if (line := _parsed(raw)))
 
 
 def _parsed(raw: bytes) -> LogLine | None:

@@ -98,7 +98,7 @@ class Collect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Announce(msgspec.Struct, frozen=True, kw_only=True):
-    """The slots changed: say so in the birth message."""
+    """The slots or the accepted assignment changed: say so in the birth message."""
 
 
 Action = (

@@ -51,7 +51,7 @@ _RISKY: Final = frozenset({"verifying", "installing", "testing", "activated"})
 
 def step(state: State, event: Event, now_ms: int) -> tuple[State, tuple[Action, ...]]:
     """Return the state after `event`, and what is to be done, in order."""
-    before = slots(state)
+    before = (slots(state), state.director_version)
     if isinstance(event, AssignmentAccepted):
         state = replace(state, config=event.config, director_version=event.version)
         names = sorted({*state.models, *event.goals})
@@ -67,7 +67,7 @@ def step(state: State, event: Event, now_ms: int) -> tuple[State, tuple[Action, 
         actions += turn.actions
     if Collect() in actions:  # once, and last: what a download may need is known only when it has begun
         actions = [*(action for action in actions if action != Collect()), Collect()]
-    if slots(state) != before:
+    if (slots(state), state.director_version) != before:
         actions.append(Announce())
     return state, tuple(actions)
 
@@ -102,7 +102,7 @@ def _on_assignment(turn: Turn, event: AssignmentAccepted) -> None:
 
 def _on_started(turn: Turn, _: Started) -> None:
     current = turn.model.current
-    if current and current.state == "committing":
+    if current and current.state == "committing" and current.fault is None:
         turn.settle("succeeded")  # it was decided; only the end was not written down
         current = None
     if turn.model.active:
@@ -116,8 +116,8 @@ def _on_started(turn: Turn, _: Started) -> None:
     turn.set_current(replace(current, setbacks=setbacks, is_paused=False, is_serving=False))
     if setbacks > turn.config.max_boot_attempts:
         reason = Reason.of("crashed", f"the agent died while it worked on this release, {setbacks} times")
-        turn.settle("rolled_back" if current.state == "activated" else "failed", reason=reason)
-    elif current.state == "activated" and current.fault:
+        turn.settle("rolled_back" if current.state in ACTIVATED else "failed", reason=reason)
+    elif current.state in ACTIVATED and current.fault:
         turn.settle("rolled_back", reason=current.fault)
     elif current.state == "activated":
         turn.actions.append(

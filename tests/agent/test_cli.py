@@ -12,7 +12,7 @@ import pytest
 
 from agent.cli import default_state_dir, main
 from agent.errors import PolicyError
-from agent.logs import last_lines, start_logging
+from agent.logs import follow, last_lines, start_logging
 from agent.policy import Policy, capacity_of, load_policy
 from controller.broker import BrokerProcess
 from tests.agent.conftest import new_agent, new_backend
@@ -171,6 +171,22 @@ def test_log_lines_survive_rotation_and_a_line_that_was_cut_off(tmp_path: Path) 
     (tmp_path / "agent.log").write_text('{"at":"2","level":"info","part":"p","message":"new"}\n{"at":"3","le')
     assert ["old", "new"] == [line.message for line in last_lines(tmp_path, 10)]
     assert ["new"] == [line.message for line in last_lines(tmp_path, 1)]
+
+
+def test_new_log_lines_are_followed_across_a_rotation(tmp_path: Path) -> None:
+    """Lines come once each, whole, also from the file that takes the place of a full one."""
+    log = tmp_path / "agent.log"
+    log.write_text('{"at":"1","level":"info","part":"p","message":"before"}\n')
+    lines = follow(tmp_path, poll_s=0.001)
+    with log.open("a") as file:
+        file.write('{"at":"2","level":"info","part":"p","message":"one"}\n{"at":"3","level":"info","part":"p","mess')
+        file.flush()
+        assert "one" == next(lines).message
+        file.write('age":"two"}\n')
+    assert "two" == next(lines).message
+    log.rename(tmp_path / "agent.log.1")
+    log.write_text('{"at":"4","level":"info","part":"p","message":"three"}\n')
+    assert "three" == next(lines).message
 
 
 def test_policy_has_defaults_and_bounds(tmp_path: Path) -> None:

@@ -261,14 +261,16 @@ def test_fault_stands_when_the_previous_release_takes_other_tensors(host: ModelH
         host.infer("digits", [bytes(8)])
 
 
-def test_commit_ends_a_suspension(host: ModelHost, faults: Faults) -> None:
-    """When the engine trusts a release after a fault, it answers again."""
+def test_release_that_failed_is_not_committed(host: ModelHost, faults: Faults) -> None:
+    """A fault that the engine has not heard of yet still counts: the previous release goes on answering."""
     host.activate(*release("1.0.0", SCALE.format(1)), is_committed=True)
     host.activate(*release("1.1.0", TRAP_ON_NEGATIVE), is_committed=False)
     assert ("1.0.0", -1) == ask(host, -1)
+    with pytest.raises(CommitError, match=r"1\.1\.0 failed while it answered"):
+        host.commit("digits", "1.1.0")
     assert ("1.0.0", 1) == ask(host, 1)
-    host.commit("digits", "1.1.0")
-    assert ("1.1.0", 7) == ask(host, 1)
+    assert "1.0.0" == host.rollback("digits")
+    assert [("digits", "1.1.0", "trap")] == faults
 
 
 def test_state_does_not_cross_a_swap(host: ModelHost) -> None:

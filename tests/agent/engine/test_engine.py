@@ -298,6 +298,32 @@ def test_restart_between_commit_and_its_receipt_ends_the_commit() -> None:
     assert "2.0.0" == load.installed.version
 
 
+def test_commit_that_the_host_refuses_is_rolled_back() -> None:
+    """A fault that the engine hears of only after the soak ends the deployment as one during the soak does."""
+    world = installed("1.0.0")
+    world.feed(accepted(2, m=goal("d2", "2.0.0")))
+    advance(world, "activated")
+    world.now_ms += CONFIG.soak_ms
+    world.feed(events.Ticked())
+    world.do(bad_answers(world.pending.pop(0)))
+    world.feed(events.Faulted(model="m", version="2.0.0", reason=REASON))
+    world.run_well()
+    assert ["committing", "rolled_back"] == world.states("d2")[-2:]
+    assert (SlotReport(model="m", active="1.0.0"),) == slots(world.state)
+
+
+def test_restart_after_a_refused_commit_ends_the_rollback() -> None:
+    """The power goes between the refusal and the rollback: the release that failed is not trusted after all."""
+    world = installed("1.0.0")
+    world.feed(accepted(2, m=goal("d2", "2.0.0")))
+    advance(world, "activated")
+    world.now_ms += CONFIG.soak_ms
+    world.feed(events.Ticked())
+    world.do(bad_answers(world.pending.pop(0)))
+    world.restart()
+    assert ("rolled_back", REASON) == (world.receipts[-1].state, world.receipts[-1].reason)
+
+
 def test_restart_during_a_rollback_ends_the_rollback() -> None:
     """A fault that was noted before the power went is not forgotten."""
     world = installed("1.0.0")

@@ -22,12 +22,11 @@ STEPS = ["assign"] * 2 + ["well"] * 5 + ["repeat", "badly", "crash", "stop", "fa
 # What a device of this version never does: ask a person, run a release in the shadow, or time out.
 FOREIGN = frozenset({"waiting_for_confirmation", "shadowing", "timed_out"})
 # What the table allows and this engine leaves out: only the controller ends a queued deployment; `downloaded` passes
-# into `verifying` in one step; nothing can go wrong while nothing is done (`retrieved`); a commit is not revoked.
+# into `verifying` in one step; nothing can go wrong while nothing is done (`retrieved`).
 NEVER = {
     *(("queued", new) for new in DEPLOYMENT["queued"] if new != "retrieved"),
     *(("downloaded", new) for new in DEPLOYMENT["downloaded"] if new != "verifying"),
     ("retrieved", "failed"),
-    *(("committing", new) for new in DEPLOYMENT["committing"] if new != "succeeded"),
 }
 
 

@@ -73,7 +73,7 @@ def bad_answers(action: Action) -> list[Event]:
         case actions.Download() | actions.Verify() | actions.Compile() | actions.Test():
             rejected = msgspec.structs.replace(failed, is_rejection=True)
             return [failed, rejected, events.Spoiled(reason=REASON, **names)]
-        case actions.Activate() | actions.Reactivate():
+        case actions.Activate() | actions.Reactivate() | actions.Commit():
             return [failed]
         case actions.RollBack():
             return [events.RolledBack(error=REASON, **names)]
