@@ -11,10 +11,19 @@ class Counters:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
-    def add(self, name: str, n: int = 1) -> None:
-        """Count `n` more."""
+    def add(self, name: str, n: int = 1) -> int:
+        """Count `n` more; return how many that are now."""
         with self._lock:
             self._counts[name] += n
+            return self._counts[name]
+
+    def add_noteworthy(self, name: str) -> int:
+        """Count one more; return how many that are when it is worth a line in the log, else 0.
+
+        The first, the second, the fourth, the eighth: who floods the service does not fill its disk with log lines.
+        """
+        n = self.add(name)
+        return n if n & (n - 1) == 0 else 0
 
     def get(self, name: str) -> int:
         """Return one count."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import msgspec
@@ -40,6 +41,7 @@ SERVE = """
 import sys, logging
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 from controller.service import serve
 from controller.workspace import ServerHome
 logging.basicConfig(level=logging.WARNING)
@@ -183,16 +185,21 @@ def running(workspace: Workspace, mqtt_url: str) -> Iterator[Running]:
             service.kill()
 
 
-@contextmanager
-def enrolled(service: Running, name: str) -> Iterator[MqttDevice]:
-    """Take in a device over HTTPS, connect it to the broker, and have it born."""
+def enroll(service: Running, name: str) -> tuple[EnrollResponse, ScriptedDevice]:
+    """Take in a device over HTTPS."""
     invite = Invite.parse(service.client.invite(InviteRequest(device_id=name)).invite)
     plain = ScriptedDevice(name)
     ca = service.workspace.server.ca_pem.decode()
     assert invite.ca_sha256 == sha256(ssl.PEM_cert_to_DER_cert(ca))
     body = msgspec.json.encode(EnrollRequest(token=invite.token, csr_pem=signing_request(plain.key)))
     with httpx.Client(verify=ssl.create_default_context(cadata=ca)) as client:
-        answer = EnrollResponse.from_bytes(client.post(f"{invite.url}/v1/enroll", content=body).content)
+        return EnrollResponse.from_bytes(client.post(f"{invite.url}/v1/enroll", content=body).content), plain
+
+
+@contextmanager
+def enrolled(service: Running, name: str) -> Iterator[MqttDevice]:
+    """Take in a device, connect it to the broker, and have it born."""
+    answer, plain = enroll(service, name)
     device = MqttDevice(answer, plain, service.workspace)
     try:
         device.say("liveness", device.liveness())
@@ -214,8 +221,16 @@ def is_connected(info: Info) -> bool:
     return info.is_mqtt_connected
 
 
-def test_the_main_job_from_push_to_commit(workspace: Workspace, broker: BrokerProcess) -> None:
+@pytest.mark.parametrize("kind", [pytest.param("mosquitto", marks=pytest.mark.needs("mosquitto")), "embedded"])
+def test_the_main_job_from_push_to_commit(
+    workspace: Workspace, tmp_path: Path, kind: Literal["mosquitto", "embedded"]
+) -> None:
     """Enrol, push, publish, verify, fetch, report, acknowledge; then a failure, and a removal."""
+    with start_broker(kind, host="127.0.0.1", port=0, directory=tmp_path / "broker") as broker:
+        run_the_main_job(workspace, broker)
+
+
+def run_the_main_job(workspace: Workspace, broker: BrokerProcess) -> None:
     with running(workspace, broker.url) as service, enrolled(service, "press-1") as device:
         release = bundle(module=os.urandom(200_000))
         manifest = service.publish(release)
@@ -375,7 +390,16 @@ def test_a_signal_ends_it_cleanly(workspace: Workspace, number: signal.Signals) 
             "enroll_url": service.client.info().enroll_url,
             "mqtt_url": "mqtt://127.0.0.1:9",
         }
-        assert 0 == service.end(number)
+        service.publish(bundle())
+        enroll(service, "press-1")
+        rollout = service.client.start_rollout(RolloutRequest(model="double", version="1.0.0"))
+        url = f"{service.client.api_url}/v1/rollouts/{rollout.id}/events"
+        headers = {"Authorization": f"Bearer {workspace.operator.api_token}"}
+        with httpx.stream("GET", url, headers=headers, timeout=DEADLINE_S) as followed:
+            lines = followed.iter_lines()
+            assert "event: rollout" == next(lines)
+            assert 0 == service.end(number)
+            assert list(lines)  # the stream ends, it does not break
         assert not (workspace.server.path / "endpoints.json").exists()
         with pytest.raises(httpx.HTTPError):
             httpx.get(service.endpoints["api_url"])
