@@ -48,6 +48,8 @@ class ImageRepository:
         folder.mkdir(parents=True, exist_ok=True)
         self.targets: Targets | None = self._load_targets()
         """What was last accepted, also before this start."""
+        self.expires: datetime | None = None
+        """When the first part of what this process accepted ends."""
 
     def refresh(
         self, files: Mapping[str, str], timestamp: bytes, floors: Mapping[str, int], now: datetime
@@ -66,20 +68,30 @@ class ImageRepository:
         except (RepositoryError, DownloadError, ValueError, RecursionError) as error:
             raise _translated(error) from error
         faults.reach("trust.after_persist")
-        versions = self._versions()
+        versions, expires = self._versions()
         for role, version in versions.items():
             if version < floors.get(role, 0):
                 raise RollbackError(f"{role.partition('@')[0]} has version {version}, already accepted {floors[role]}")
-        self.targets = self._load_targets()
+        self.targets, self.expires = self._load_targets(), expires
         return versions
 
-    def _versions(self) -> dict[str, int]:
+    def check_expiry(self, now: datetime) -> None:
+        """Raise ExpiredError when what was accepted is too old to bring anything new."""
+        if self.expires is not None and self.expires <= now:
+            raise ExpiredError(
+                f"image repository: its metadata ended at {self.expires:%Y-%m-%d %H:%M:%SZ}; the controller has to "
+                "sign anew, or this clock is wrong"
+            )
+
+    def _versions(self) -> tuple[dict[str, int], datetime]:
+        """Return the version of every role, and when the first of them ends."""
         root: Metadata[Root] = parse_metadata((self._folder / "root.json").read_bytes(), "root")
-        versions = {"root": root.signed.version}
+        versions, expires = {"root": root.signed.version}, root.signed.expires
         for role in _ROLES:
             signed = parse_metadata((self._folder / f"{role}.json").read_bytes(), role).signed
             versions[floor_name(role, root.signed, role)] = signed.version
-        return versions
+            expires = min(expires, signed.expires)
+        return versions, expires
 
     def _load_targets(self) -> Targets | None:
         try:

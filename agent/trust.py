@@ -21,14 +21,15 @@ from agent.identity import Identity
 from agent.image_repository import ImageRepository, floor_name, write_synced
 from protocol import limits
 from protocol.assignment import AssignedRelease, VerifiedAssignment, verify_assignment
-from protocol.errors import LimitExceededError, ProtocolError
+from protocol.errors import ExpiredError, LimitExceededError, ProtocolError
 from protocol.identifiers import Digest
 from protocol.manifest import FileRef
 from protocol.messages import Reason
 from protocol.repository import MetadataSet, walk_roots
 
 Document = Literal["timestamp", "metadata", "director"]
-_DAY_MS: Final = 86_400_000
+_CLOCK_SKEW_MS: Final = 3_600_000
+"""Far below the validity of a timestamp, which must not end by it."""
 
 
 class FloorStore(Protocol):
@@ -119,6 +120,7 @@ class Trust:
             return
         state = (timestamp, self._documents["metadata"])
         if state == self._refreshed:
+            self._image.check_expiry(now)
             return
         if len(timestamp) > limits.MAX_TIMESTAMP_BYTES:
             raise LimitExceededError(
@@ -144,9 +146,18 @@ class Trust:
         )
         issued_ms = verified.assignment.issued_at_ms
         if wall_ms >= BUILD_TIME_MS:  # a clock that seems to be right is not led astray by a controller's wrong one
-            issued_ms = min(issued_ms, wall_ms + _DAY_MS)
+            issued_ms = min(issued_ms, wall_ms + _CLOCK_SKEW_MS)
         self._store.raise_floors({floor: verified.version}, signed_time_ms=issued_ms)
-        return agree(verified, self._image.targets if self._refreshed else None)
+        # Judged by the time that this very document may have signed: a device without a clock knows no other.
+        return agree(verified, self._fresh_targets(trusted_now(wall_ms, self._store.signed_time_ms())))
+
+    def _fresh_targets(self, now: datetime) -> Targets | None:
+        """Return what may bring something new: a release that is not begun waits for metadata that has not ended."""
+        try:
+            self._image.check_expiry(now)
+        except ExpiredError:
+            return None
+        return self._image.targets if self._refreshed else None
 
     def _director_root(self) -> Root:
         return walk_roots(self._trusted_director_root(), {}).signed

@@ -195,13 +195,36 @@ def test_freeze_attack(device: Device) -> None:
     assert {"timestamp": "expired"} == codes(device.take("timestamp", device.signing.timestamp))
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_freeze_attack_on_a_running_agent(device: Device, is_restarted: bool) -> None:
+    """Accepted metadata that has ended since brings nothing new, with a restart or without; newer metadata heals it."""
+    signing = device.signing
+    signing.release(SECOND)
+    device.take_image()
+    frozen = signing.metadata, signing.timestamp
+    signing.later(days=30)
+    device.wall_ms = int(signing.now.timestamp() * 1000)
+    if is_restarted:
+        device.restarted()
+    device.take("metadata", frozen[0])
+    assert {"timestamp": "expired"} == codes(device.take("timestamp", frozen[1]))
+    judgement = device.assign(SECOND)
+    assert None is goal_of(judgement).manifest
+    assert {"timestamp": "expired"} == codes(judgement)
+    assert judgement.is_behind
+    signing.sign_state()
+    healed = device.take_image()
+    assert FileRef.of(SECOND.raw) == goal_of(healed).manifest
+    assert {} == codes(healed)
+
+
 def test_months_offline_do_not_block_recovery(device: Device) -> None:
     """Everything that the device holds has ended long ago: fresh documents are taken without a restart."""
     device.assign(FIRST)
     device.signing.later(days=200)
     device.wall_ms = int(device.signing.now.timestamp() * 1000)
     stale = device.trust.judge_again(device.wall_ms)
-    assert {"director": "expired"} == codes(stale)
+    assert {"timestamp": "expired", "director": "expired"} == codes(stale)
     device.signing.sign_state()
     device.signing.release(SECOND)
     device.take_image()
@@ -233,7 +256,7 @@ def test_expired_assignment(device: Device) -> None:
     raw = device.signing.assign(FIRST)
     right = device.wall_ms
     device.wall_ms += int(timedelta(days=8).total_seconds() * 1000)
-    assert {"director": "expired"} == codes(device.take("director", raw))
+    assert {"timestamp": "expired", "director": "expired"} == codes(device.take("director", raw))
     assert FileRef.of(FIRST.raw) == goal_of(device.trust.judge_again(right)).manifest
 
 
