@@ -21,12 +21,13 @@ from agent.identity import Identity
 from agent.image_repository import ImageRepository, floor_name, write_synced
 from protocol import limits
 from protocol.assignment import AssignedRelease, VerifiedAssignment, verify_assignment
-from protocol.errors import ExpiredError, LimitExceededError, ProtocolError
+from protocol.errors import ExpiredError, LimitExceededError, ProtocolError, RollbackError
 from protocol.identifiers import Digest
 from protocol.manifest import FileRef
 from protocol.messages import Reason
 from protocol.repository import MetadataSet, walk_roots
 
+_ROOT_FLOOR: Final = "director.root"
 Document = Literal["timestamp", "metadata", "director"]
 _CLOCK_SKEW_MS: Final = 3_600_000
 """Far below the validity of a timestamp, which must not end by it."""
@@ -136,18 +137,22 @@ class Trust:
         if raw is None:
             return None
         root = self._director_root()
+        self._check_root_floor(root)
         floor = floor_name("director", root, "targets")
+        accepted = self._store.floors().get(floor, 0)
         verified = verify_assignment(
             raw,
             root=root,
             device_id=self._identity.device_id,
-            version_floor=self._store.floors().get(floor, 0),
+            version_floor=accepted,
             now=now,
         )
+        if verified.version > accepted and root.is_expired(now):
+            raise ExpiredError(f"the director's root ended at {root.expires:%Y-%m-%d %H:%M:%SZ}: publish a new one")
         issued_ms = verified.assignment.issued_at_ms
         if wall_ms >= BUILD_TIME_MS:  # a clock that seems to be right is not led astray by a controller's wrong one
             issued_ms = min(issued_ms, wall_ms + _CLOCK_SKEW_MS)
-        self._store.raise_floors({floor: verified.version}, signed_time_ms=issued_ms)
+        self._store.raise_floors({floor: verified.version, _ROOT_FLOOR: root.version}, signed_time_ms=issued_ms)
         # Judged by the time that this very document may have signed: a device without a clock knows no other.
         return agree(verified, self._fresh_targets(trusted_now(wall_ms, self._store.signed_time_ms())))
 
@@ -172,9 +177,18 @@ class Trust:
 
     def _follow_director_roots(self, opened: MetadataSet) -> None:
         trusted = self._trusted_director_root()
-        newest = walk_roots(trusted, opened.director).signed.version
+        root = walk_roots(trusted, opened.director).signed
+        self._check_root_floor(root)
+        newest = root.version
         if newest > walk_roots(trusted, {}).signed.version:
             write_synced(self._director_root_path, opened.director[f"{newest}.root.json"].encode())
+        self._store.raise_floors({_ROOT_FLOOR: newest})
+
+    def _check_root_floor(self, root: Root) -> None:
+        """Losing the folder must not bring back a director whose keys were replaced."""
+        floor = self._store.floors().get(_ROOT_FLOOR, 0)
+        if root.version < floor:
+            raise RollbackError(f"the director's root has version {root.version}, already accepted {floor}")
 
 
 def agree(verified: VerifiedAssignment, targets: Targets | None) -> AssignmentAccepted:

@@ -1,5 +1,6 @@
 """Attacks on the two trust domains, each by its name, and the ways of honest documents through them."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -297,6 +298,33 @@ def test_new_director_key_follows_from_a_chain_of_roots(device: Device) -> None:
     device.restarted()
     raw = device.signing.direct(device.signing.assignment(FIRST), signer=old_key)
     assert {"director": "bad_signature"} == codes(device.take("director", raw))
+
+
+def test_replaced_director_key_stays_replaced_after_the_trust_folder_was_lost(device: Device) -> None:
+    """The root of enrolment still vouches for the old key: its version is below the one that was accepted."""
+    signing = device.signing
+    old_key, old_metadata = signing.director_key, signing.metadata
+    signing.rotate_director()
+    device.take_image()
+    shutil.rmtree(device.folder / "tuf")
+    device.restarted()
+    raw = signing.direct(signing.assignment(FIRST), signer=old_key, version=99)
+    assert {"director": "below_floor"} == codes(device.take("director", raw))
+    assert {"metadata": "below_floor", "director": "below_floor"} == codes(device.take("metadata", old_metadata))
+    device.take_image()
+    assert FileRef.of(FIRST.raw) == goal_of(device.assign(FIRST)).manifest
+
+
+def test_director_root_that_ended_vouches_for_nothing_new(device: Device) -> None:
+    """The document that was accepted stays; the next one needs a newer root."""
+    signing = device.signing
+    signing.later(days=364, hours=23)
+    device.wall_ms = int(signing.now.timestamp() * 1000)
+    kept = signing.assign(FIRST)
+    device.take("director", kept)
+    device.wall_ms += int(timedelta(days=1).total_seconds() * 1000)
+    assert "director" not in codes(device.take("director", kept))
+    assert "expired" == codes(device.assign(FIRST))["director"]
 
 
 def test_new_director_key_heals_a_version_that_a_thief_raised(device: Device) -> None:
