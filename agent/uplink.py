@@ -20,6 +20,7 @@ class Uplink:
     def __init__(self, identity: Identity, store: Store, session: int, capacity: Capacity) -> None:
         self._identity = identity
         self._session = session
+        self._stream = store.stream
         self._capacity = capacity
         self._link: Link | None = None
         self.reports = Reports(store, identity.device_id, identity.key, self._publish_report)
@@ -30,7 +31,9 @@ class Uplink:
 
     def death(self, at_ms: int) -> tuple[str, bytes]:
         """Return the topic and the content of the last word: for the Last Will, and for a stop."""
-        liveness = Liveness(device_id=self._identity.device_id, session=self._session, online=False, at_ms=at_ms)
+        liveness = Liveness(
+            device_id=self._identity.device_id, session=self._session, stream=self._stream, online=False, at_ms=at_ms
+        )
         return self._liveness_topic, seal_liveness(liveness, self._identity.key)
 
     def announce(self, state: State, at_ms: int) -> None:
@@ -38,6 +41,7 @@ class Uplink:
         birth = Liveness(
             device_id=self._identity.device_id,
             session=self._session,
+            stream=self._stream,
             online=True,
             at_ms=at_ms,
             agent_version=AGENT_VERSION,

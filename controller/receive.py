@@ -69,15 +69,21 @@ class Consequences:
 
 
 def receive_liveness(row: DeviceRow, liveness: Liveness, then: Consequences, at_ms: int) -> bool:
-    """Take a birth or a death; return whether it was news. One of an older session says nothing."""
-    if liveness.session < row.session:
-        return False
+    """Take a birth or a death; return whether it was news. One of an older session says nothing.
+
+    Sessions compare within one stream alone: a device that lost its memory counts them from 1 again.
+    """
+    is_new_memory = liveness.stream != row.stream
     if not liveness.online:
-        if liveness.session > row.session:
-            return False  # the death of a session whose birth never came: there is nothing to end
+        if is_new_memory or liveness.session != row.session:
+            return False  # of a session that was replaced, or whose birth never came: there is nothing to end
         row.liveness, row.liveness_at_ms = "offline", at_ms
         return True
-    row.session = liveness.session
+    if is_new_memory:
+        row.acknowledged_director_version = 0
+    elif liveness.session < row.session:
+        return False
+    row.stream, row.session = liveness.stream, liveness.session
     row.liveness, row.liveness_at_ms, row.last_seen_at_ms = "online", at_ms, at_ms
     row.agent_version = liveness.agent_version[:64]
     row.slots_json = msgspec.json.encode(liveness.slots).decode()

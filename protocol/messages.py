@@ -22,6 +22,7 @@ _TYPE = "application/vnd.wasmfleet.{}.v1+json"
 LIVENESS_TYPE = _TYPE.format("liveness")
 RECEIPTS_TYPE = _TYPE.format("receipts")
 TELEMETRY_TYPE = _TYPE.format("telemetry")
+MAX_STREAM_CHARS = 64
 
 
 class SlotReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +43,7 @@ class SlotReport(msgspec.Struct, frozen=True, kw_only=True):
 class Liveness(msgspec.Struct, frozen=True, kw_only=True):
     """Birth (`online`), or death (`offline`), signed when the agent connects and sent by Last Will.
 
-    Two deaths of one session are the same; a death of an older session than the last birth says nothing.
+    Two deaths of one session are the same; a death of another session than that of the last birth says nothing.
     """
 
     device_id: str
@@ -54,6 +55,8 @@ class Liveness(msgspec.Struct, frozen=True, kw_only=True):
     capacity: Capacity | None = None
     slots: tuple[SlotReport, ...] = ()
     director_version: Count = 0
+    stream: str = ""
+    """That of the reports. Sessions compare within one stream alone: with its memory a device loses their count."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +224,8 @@ def open_liveness(raw: bytes, device: DeviceId, key: Ed25519PublicKey) -> Livene
     payload = dsse.unseal(raw, LIVENESS_TYPE, key, limit_bytes=limit)
     liveness = decode(payload, Liveness, limit_bytes=limit, what="liveness message")
     _check_device(liveness.device_id, device)
+    if len(liveness.stream) > MAX_STREAM_CHARS:
+        raise MalformedError(f"liveness message: expected a stream of at most {MAX_STREAM_CHARS} characters")
     return liveness
 
 
@@ -253,8 +258,8 @@ def _check_device(named: str, expected: DeviceId) -> None:
 
 
 def _check_order(numbers: list[int], after: int | None, stream: str) -> None:
-    if not 1 <= len(stream) <= 64:
-        raise MalformedError("report: expected a stream of 1 to 64 characters")
+    if not 1 <= len(stream) <= MAX_STREAM_CHARS:
+        raise MalformedError(f"report: expected a stream of 1 to {MAX_STREAM_CHARS} characters")
     if not numbers or len(numbers) > limits.MAX_RECEIPTS_PER_BATCH:
         raise LimitExceededError(f"report: expected 1 to {limits.MAX_RECEIPTS_PER_BATCH} entries, got {len(numbers)}")
     if any(b <= a for a, b in itertools.pairwise(numbers)):

@@ -36,6 +36,8 @@ class DeviceRow(Base):
     enrolled_at_ms: Mapped[int] = mapped_column(BigInteger)
     liveness: Mapped[str] = mapped_column(_STATE, default="never_seen")
     liveness_at_ms: Mapped[int | None] = mapped_column(BigInteger)
+    stream: Mapped[str] = mapped_column(_NAME, default="")
+    """Of the last birth, and its `session`: a device that lost its memory begins both anew."""
     session: Mapped[int] = mapped_column(BigInteger, default=0)
     last_seen_at_ms: Mapped[int | None] = mapped_column(BigInteger)
     arch: Mapped[str | None] = mapped_column(String(64))

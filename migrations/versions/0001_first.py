@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("enrolled_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("liveness", sa.String(length=24), nullable=False),
         sa.Column("liveness_at_ms", sa.BigInteger(), nullable=True),
+        sa.Column("stream", sa.String(length=64), nullable=False),
         sa.Column("session", sa.BigInteger(), nullable=False),
         sa.Column("last_seen_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("arch", sa.String(length=64), nullable=True),

@@ -121,8 +121,16 @@ def test_births_round_trip() -> None:
         capacity=capacity(),
         slots=(SlotReport(model="digits", active="1.1.0", previous="1.0.0"),),
         director_version=12,
+        stream="s" * 64,
     )
     assert birth == open_liveness(seal_liveness(birth, SECRET), DEVICE, PUBLIC)
+
+
+def test_a_birth_with_an_endless_stream() -> None:
+    """A stream has at most 64 characters."""
+    birth = Liveness(device_id=DEVICE, session=7, online=True, at_ms=1, stream="s" * 65)
+    with pytest.raises(MalformedError):
+        open_liveness(seal_liveness(birth, SECRET), DEVICE, PUBLIC)
 
 
 @pytest.mark.property

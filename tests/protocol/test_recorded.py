@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
@@ -127,6 +128,13 @@ def test_a_controller_understands_the_recorded_device(recording: Path, retained:
     assert (0, 2) == Want.from_bytes(retained(TOPICS.up(DEVICE, "want"))).chunks
     for kind in ("metadata", "director", "offer", "blob"):
         assert kind == Want.from_bytes((recording / "device" / f"want-{kind}").read_bytes()).kind
+
+
+def test_a_birth_without_a_stream_is_understood() -> None:
+    """The field came later; without it the stream is empty."""
+    raw = (Path(record.__file__).parent / "v1" / "device" / "birth-without-stream").read_bytes()
+    expected = msgspec.structs.replace(record.liveness(is_online=True), stream="")
+    assert expected == open_liveness(raw, DEVICE, key("device").public_key())
 
 
 def test_a_device_understands_its_ack(retained: Callable[[str], bytes]) -> None:

@@ -143,7 +143,8 @@ class ScriptedDevice:
         self._telemetry_seq = itertools.count(1)
 
     def forget(self) -> None:
-        """Lose all memory: a new stream, numbers from 1."""
+        """Lose all memory: a new stream, numbers and sessions from 1."""
+        self.session = 1
         self.stream = secrets.token_hex(8)
         self._seq, self._telemetry_seq = itertools.count(1), itertools.count(1)
 
@@ -151,6 +152,7 @@ class ScriptedDevice:
         """Return a birth or a death."""
         values: dict[str, object] = {
             "session": self.session,
+            "stream": self.stream,
             "agent_version": "0.1.0",
             "slots": (),
             "director_version": 0,

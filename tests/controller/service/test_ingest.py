@@ -96,6 +96,33 @@ def test_a_birth_of_an_older_session_says_nothing(fleet: FleetCore) -> None:
         assert "new" == get_device(session, "press-1").agent_version
 
 
+def test_a_device_that_lost_its_memory_is_heard_at_once(fleet: FleetCore) -> None:
+    """Its sessions begin at 1 again: they are not older ones, and what the old memory says last ends nothing."""
+    device = fleet.enroll("press-1")
+    device.session = 40
+    fleet.say(device, "liveness", device.liveness(director_version=1))
+    last_will = device.liveness(online=False)
+    device.forget()
+    fleet.say(device, "liveness", device.liveness(agent_version="repaired"))
+    fleet.say(device, "liveness", last_will)
+    with fleet.core.store.read() as session:
+        shown = get_device(session, "press-1")
+    assert ("online", "repaired", 0) == (shown.liveness, shown.agent_version, shown.acknowledged_director_version)
+    fleet.say(device, "liveness", device.liveness(online=False))
+    with fleet.core.store.read() as session:
+        assert "offline" == get_device(session, "press-1").liveness
+
+
+def test_births_without_a_stream_compare_by_their_session(fleet: FleetCore) -> None:
+    """As agents wrote them that did not know the field yet."""
+    device = fleet.enroll("press-1", is_born=False)
+    for session_number, version in ((5, "new"), (4, "old")):
+        birth = device.liveness(session=session_number, agent_version=version, stream="")
+        fleet.say(device, "liveness", birth)
+    with fleet.core.store.read() as session:
+        assert "new" == get_device(session, "press-1").agent_version
+
+
 def test_receipts_move_a_deployment_to_its_end(fleet: FleetCore, release: Manifest) -> None:
     """Only success changes what the device has installed; the rollout ends with its last deployment."""
     device = fleet.enroll("press-1")

@@ -122,10 +122,11 @@ def _files(*files: bytes) -> dict[str, bytes]:
 def liveness(*, is_online: bool) -> Liveness:
     """Return the birth or the death of the device."""
     if not is_online:
-        return Liveness(device_id=DEVICE, session=12, online=False, at_ms=NOW_MS)
+        return Liveness(device_id=DEVICE, session=12, stream=STREAM, online=False, at_ms=NOW_MS)
     return Liveness(
         device_id=DEVICE,
         session=12,
+        stream=STREAM,
         online=True,
         at_ms=NOW_MS,
         agent_version="0.1.0",
