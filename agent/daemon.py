@@ -231,12 +231,13 @@ class Daemon:
         if not payload:
             return
         try:
-            is_ours = self._store.acknowledge(Ack.from_bytes(payload))
+            ack = Ack.from_bytes(payload)
+            is_ours = self._store.acknowledge(ack)
         except (ProtocolError, StateError) as error:
             _log.warning("ack not accepted: %s", error)
             return
         if is_ours:
-            self._uplink.reports.acknowledged(self._now_ms())
+            self._uplink.reports.acknowledged(ack, self._now_ms())
             self._backlog = self._store.backlog()
 
     def _on_oversize(self, item: Oversize) -> None:

@@ -7,13 +7,14 @@ stays unanswered is sent again, ever more patiently, and at every new connection
 from collections.abc import Callable
 from typing import Final, Literal, TypeVar
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent import faults
 from agent.store import Store
 from protocol import limits
 from protocol.identifiers import DeviceId
-from protocol.messages import Receipt, ReceiptBatch, TelemetryBatch, TelemetryRecord, seal_batch
+from protocol.messages import Ack, Receipt, ReceiptBatch, TelemetryBatch, TelemetryRecord, seal_batch
 
 MAX_OPEN_BATCHES: Final = 8
 FIRST_PATIENCE_MS: Final = 30_000
@@ -22,6 +23,17 @@ MAX_PATIENCE_MS: Final = 600_000
 Outbox = Literal["receipts", "telemetry"]
 Publish = Callable[[Outbox, bytes], bool]
 T = TypeVar("T", Receipt, TelemetryRecord)
+
+
+class _Open(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch that was sent and that no ack has covered yet."""
+
+    outbox: Outbox
+    last_seq: int
+    sent_ms: int
+
+    def is_covered(self, ack: Ack) -> bool:
+        return self.last_seq <= (ack.receipts if self.outbox == "receipts" else ack.telemetry)
 
 
 class Reports:
@@ -33,33 +45,32 @@ class Reports:
         self._key = key
         self._publish = publish
         self._sent = self._acknowledged()
-        self._open_batches = 0
+        self._open: list[_Open] = []  # oldest first
         self._patience_ms = FIRST_PATIENCE_MS
-        self._sent_ms = 0
 
     def restart(self, now_ms: int) -> None:
         """A new connection: send everything again that was not acknowledged."""
         self._sent = self._acknowledged()
-        self._open_batches = 0
+        self._open = []
         self.flush(now_ms)
 
-    def acknowledged(self, now_ms: int) -> None:
-        """The controller answered: go on."""
-        self._open_batches = 0
-        self._patience_ms = FIRST_PATIENCE_MS
+    def acknowledged(self, ack: Ack, now_ms: int) -> None:
+        """The controller answered: go on. What `ack` does not cover stays open, and is sent again in its time."""
+        if self._open and self._open[0].is_covered(ack):
+            self._patience_ms = FIRST_PATIENCE_MS
+        self._open = [batch for batch in self._open if not batch.is_covered(ack)]
         self.flush(now_ms)
 
     def tick(self, now_ms: int) -> None:
         """Send again what stayed unanswered for too long."""
-        if self._open_batches and now_ms - self._sent_ms >= self._patience_ms:
+        if self._open and now_ms - self._open[0].sent_ms >= self._patience_ms:
             self._patience_ms = min(self._patience_ms * 2, MAX_PATIENCE_MS)
             self.restart(now_ms)
 
     def flush(self, now_ms: int) -> None:
         """Send what is new, receipts first."""
-        while self._open_batches < MAX_OPEN_BATCHES and (self._send_receipts() or self._send_telemetry()):
-            self._open_batches += 1
-            self._sent_ms = now_ms
+        while len(self._open) < MAX_OPEN_BATCHES and (self._send_receipts(now_ms) or self._send_telemetry(now_ms)):
+            pass
 
     def _acknowledged(self) -> dict[Outbox, int]:
         return {
@@ -67,18 +78,18 @@ class Reports:
             "telemetry": self._store.acknowledged("telemetry"),
         }
 
-    def _send_receipts(self) -> bool:
+    def _send_receipts(self, now_ms: int) -> bool:
         found = self._store.receipts(after=self._sent["receipts"], limit=limits.MAX_RECEIPTS_PER_BATCH)
         faults.reach("receipts.before_publish")
-        is_sent = self._send("receipts", found, self._seal_receipts)
+        is_sent = self._send("receipts", found, self._seal_receipts, now_ms)
         faults.reach("receipts.after_publish")
         return is_sent
 
-    def _send_telemetry(self) -> bool:
+    def _send_telemetry(self, now_ms: int) -> bool:
         found = self._store.telemetry(after=self._sent["telemetry"], limit=limits.MAX_RECEIPTS_PER_BATCH)
-        return self._send("telemetry", found, self._seal_telemetry)
+        return self._send("telemetry", found, self._seal_telemetry, now_ms)
 
-    def _send(self, outbox: Outbox, found: tuple[T, ...], seal: Callable[[tuple[T, ...]], bytes]) -> bool:
+    def _send(self, outbox: Outbox, found: tuple[T, ...], seal: Callable[[tuple[T, ...]], bytes], now_ms: int) -> bool:
         if not found:
             return False
         while len(raw := seal(found)) > limits.MAX_REPORT_BYTES and len(found) > 1:
@@ -86,6 +97,7 @@ class Reports:
         if not self._publish(outbox, raw):
             return False
         self._sent[outbox] = found[-1].seq
+        self._open.append(_Open(outbox=outbox, last_seq=found[-1].seq, sent_ms=now_ms))
         return True
 
     def _seal_receipts(self, receipts: tuple[Receipt, ...]) -> bytes:

@@ -47,6 +47,11 @@ class Sender:
         emit = EmitReceipt(model="m", deployment_id="d", version="1.0.0", state="downloading", progress=progress)
         self.store.save(State(), State(), [emit], at_ms=0, session=1)
 
+    def acknowledge(self, now_ms: int, *, receipts: int = 0, telemetry: int = 0) -> None:
+        ack = Ack(stream=self.store.stream, receipts=receipts, telemetry=telemetry)
+        self.store.acknowledge(ack)
+        self.reports.acknowledged(ack, now_ms)
+
     def received(self) -> list[int]:
         """Return the numbers of the receipts that were sent, in order."""
         batches = [open_receipts(raw, DEVICE, KEY.public_key()) for outbox, raw in self.sent if outbox == "receipts"]
@@ -109,9 +114,28 @@ def test_backlog_is_sent_in_portions_that_wait_for_acks(sender: Sender) -> None:
     sender.add(total)
     sender.reports.flush(0)
     assert MAX_OPEN_BATCHES == len(sender.sent)
-    sender.store.acknowledge(Ack(stream=sender.store.stream, receipts=sender.received()[-1]))
-    sender.reports.acknowledged(1)
+    sender.acknowledge(1, receipts=sender.received()[-1])
     assert list(range(1, total + 1)) == sender.received()
+
+
+def test_ack_of_something_else_does_not_end_the_repetition(sender: Sender) -> None:
+    """A receipt that was lost is sent again, however often newer telemetry is sent and acknowledged."""
+    sender.add(1)
+    sender.reports.flush(0)
+    telemetry = Telemetry(UsageMeter(), session=1, now_ms=0)
+    for number in range(1, 3):
+        (record,) = telemetry.take(number)
+        sender.store.add_telemetry(record)
+        sender.acknowledge(number * FIRST_PATIENCE_MS // 3, telemetry=number - 1)
+    sender.sent.clear()
+    sender.reports.tick(FIRST_PATIENCE_MS - 1)
+    assert [] == sender.received()
+    sender.reports.tick(FIRST_PATIENCE_MS)
+    assert [1] == sender.received()
+    sender.acknowledge(FIRST_PATIENCE_MS + 1, receipts=1, telemetry=2)
+    sender.sent.clear()
+    sender.reports.tick(10 * FIRST_PATIENCE_MS)
+    assert [] == sender.sent
 
 
 def test_batch_of_long_reasons_stays_within_the_limit(sender: Sender) -> None:
