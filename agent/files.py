@@ -48,12 +48,14 @@ class Files:
             return False
 
     def read(self, file: FileRef) -> bytes:
-        """Return the content; raises CorruptFileError, and forgets the file, unless it hashes to its name."""
+        """Return the content; raises CorruptFileError unless it hashes to its name.
+
+        What does not is forgotten. What cannot be read just now stays: it may be good.
+        """
         path = self._folder / file.digest
         try:
             data = path.read_bytes()
         except OSError as error:
-            path.unlink(missing_ok=True)
             raise CorruptFileError(f"cannot read file {file.digest[:12]}: {error}") from error
         if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.digest:
             path.unlink(missing_ok=True)

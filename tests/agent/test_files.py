@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -59,6 +60,19 @@ def test_damaged_file_is_noticed_and_forgotten(files: Files, tmp_path: Path) -> 
     assert not files.has(file)
     with pytest.raises(CorruptFileError):
         files.read(file)
+
+
+def test_file_that_cannot_be_read_just_now_is_kept(files: Files) -> None:
+    """With no file descriptor left nothing is known about the file: it is read again, not fetched again."""
+    file = fetched(files, cut(RANDOM, 4096))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(CorruptFileError, match="Too many open files"):
+            files.read(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert RANDOM == files.read(file)
 
 
 def test_file_that_was_cut_off_is_not_there(files: Files, tmp_path: Path) -> None:
