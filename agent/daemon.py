@@ -191,11 +191,12 @@ class Daemon:
         """Do everything that is due, and let the engine take what was posted."""
         now_ms, wall_ms = self._now_ms(), self._clock.wall_ms()
         deadline = next_deadline_ms(self._core.state)
-        if deadline is not None and now_ms >= deadline:
+        if deadline is not None and now_ms >= deadline and not self._core.is_stalled:
             self._core.post(Ticked())
         if now_ms >= self._telemetry_due_ms():
             self._take_telemetry(wall_ms)
-        self._downloads.tick(now_ms)
+        if not self._core.is_stalled:  # else what it posts would pile up
+            self._downloads.tick(now_ms)
         self._core.drain()
         if self._link.is_connected:
             self._documents.tick(wall_ms=wall_ms, now_ms=now_ms)
@@ -210,9 +211,10 @@ class Daemon:
             self._backlog = self._store.backlog()
 
     def _wait_s(self) -> float:
+        if self._core.is_stalled:
+            return BUSY_TICK_MS / 1000  # a deadline that has passed stays so until the step is stored
         now_ms = self._now_ms()
-        is_busy = self._downloads.is_busy or self._core.is_stalled
-        due = [now_ms + (BUSY_TICK_MS if is_busy else IDLE_TICK_MS), self._telemetry_due_ms()]
+        due = [now_ms + (BUSY_TICK_MS if self._downloads.is_busy else IDLE_TICK_MS), self._telemetry_due_ms()]
         deadline = next_deadline_ms(self._core.state)
         return max(min(due if deadline is None else [*due, deadline]) - now_ms, 0) / 1000
 
