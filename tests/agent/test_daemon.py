@@ -122,7 +122,9 @@ def test_birth_and_death_name_the_session(agent: Agent, backend: Backend) -> Non
     assert birth.capacity is not None
     assert (1, (1,), ()) == (birth.session, birth.protocol_versions, birth.slots)
     assert 0 == agent.stop()
-    assert backend.wait("a death", lambda: next((m for m in backend.liveness if not m.online), None)).session == 1
+    death = backend.wait("a death", lambda: next((m for m in backend.liveness if not m.online), None))
+    assert (1, birth.stream) == (death.session, death.stream)
+    assert birth.stream
     agent.start()
     backend.wait("the second birth", lambda: any(m.online and m.session == 2 for m in backend.liveness))
     agent.kill()
