@@ -5,6 +5,7 @@ process left behind.
 """
 
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -23,8 +24,12 @@ from agent.routes import Routes
 MAX_CONNECTIONS: Final = 64
 GRACE_S: Final = 5.0
 """How long running requests may take to end when the service closes."""
+SHORTAGE_PAUSE_S: Final = 0.2
+"""How long to wait for file descriptors or threads to become free again."""
 MAX_SOCKET_PATH_BYTES: Final = 107
 """The length of `sun_path` on Linux without its closing zero: unix(7)."""
+
+_log = logging.getLogger(__name__)
 
 
 class SocketPathError(AgentError):
@@ -49,6 +54,7 @@ class LocalService:
         self._routes = Routes(host, status, version("wasmfleet"))
         self._listener: socket.socket | None = None
         self._acceptor = threading.Thread(target=self._accept, name="local-service", daemon=True)
+        self._closing = threading.Event()
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
 
@@ -63,6 +69,7 @@ class LocalService:
             return
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
+        self._closing.set()
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
         self._acceptor.join()
         self._listener.close()
@@ -79,21 +86,33 @@ class LocalService:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        while True:
+        while not self._closing.is_set():
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
-                return  # the listener was shut down
-            with self._lock:
-                is_full = len(self._connections) >= self._max_connections
-                if not is_full:
-                    thread = threading.Thread(target=self._serve, args=(connection,), name="local-request", daemon=True)
-                    self._connections[connection] = thread
-            if is_full:
+            except OSError as error:
+                if not self._closing.is_set():  # too few file descriptors, perhaps: that passes
+                    _log.warning("cannot accept a local connection: %s; trying on", error)
+                    self._closing.wait(SHORTAGE_PAUSE_S)
+                continue
+            if not self._begin(connection):
                 with connection, contextlib.suppress(OSError):
                     connection.sendall(BUSY)
-            else:
-                thread.start()
+
+    def _begin(self, connection: socket.socket) -> bool:
+        """Give `connection` a thread of its own; False when there is none to have."""
+        thread = threading.Thread(target=self._serve, args=(connection,), name="local-request", daemon=True)
+        with self._lock:
+            if len(self._connections) >= self._max_connections:
+                return False
+            self._connections[connection] = thread
+        try:
+            thread.start()
+        except RuntimeError as error:
+            _log.warning("cannot serve a local connection: %s; trying on", error)
+            with self._lock:
+                del self._connections[connection]
+            return False
+        return True
 
     def _serve(self, connection: socket.socket) -> None:
         try:

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import resource
 import socket
 import stat
 import struct
@@ -29,6 +31,7 @@ from agent.service import LocalService, SocketPathError
 from agent.usage import UsageMeter
 from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
 from protocol.tensors import TensorSpec
+from tests.agent.rig import wait_for
 
 DOUBLE = """
     (f32.store (i32.const 64) (f32.mul (f32.const 2) (f32.load (i32.const 0))))
@@ -234,6 +237,37 @@ def test_agent_that_dies_in_a_request_is_reported(path: Path) -> None:
         with LocalClient(path) as client, pytest.raises(AgentNotRunningError, match="ended before it answered"):
             client.status()
         thread.join()
+
+
+def test_shortage_of_file_descriptors_passes(
+    service: LocalService, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection that cannot be accepted waits until it can be; the service goes on."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as waiting:
+        waiting.settimeout(20)
+        lowest_free = os.dup(waiting.fileno())
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        try:
+            waiting.connect(os.fspath(path))
+            wait_for("the shortage is logged", lambda: "cannot accept a local connection" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        waiting.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: agent\r\n\r\n")
+        assert waiting.recv(12) == b"HTTP/1.1 200"
+
+
+def test_shortage_of_threads_passes(service: LocalService, path: Path) -> None:
+    """A connection that gets no thread is told that the agent is busy; the next one is served."""
+    usual_bytes = threading.stack_size(1 << 60)  # more than any machine has
+    try:
+        with Raw(path) as raw:
+            assert 503 == raw.reply()[0]
+    finally:
+        threading.stack_size(usual_bytes)
+    with LocalClient(path) as client:
+        assert {"device_id": "pump-1"} == client.status()
 
 
 def test_concurrent_callers_get_their_own_answers(service: LocalService, path: Path, host: ModelHost) -> None:
