@@ -135,6 +135,15 @@ class GraphBuilder:
             return name
         return self.add(ops.Slice(tuple(starts), steps, tuple(counts)), name)
 
+    def take(self, name: str, indices: str, axis: int) -> str:
+        """Add the entries along an axis that indices name."""
+        shape, places = self.shape(name), self.shape(indices)
+        order = [*(n for n in range(len(shape)) if n != axis), axis]
+        spread = (*shape[:axis], *([1] * len(places)), *shape[axis + 1 :], shape[axis])
+        data = self.reshape(self.transpose(name, order), spread)
+        behind = len(shape) - axis - 1
+        return self.add(ops.Lookup(), data, self.reshape(indices, (*places, *([1] * behind))))
+
     def reduce(self, combine: str, name: str, axes: Sequence[int], finish: Formula | None = None) -> str:
         """Add a reduction of one value; its axes vanish."""
         dtype = self._types[name].dtype

@@ -90,10 +90,45 @@ class Pad(Operation, frozen=True):
     value: Number
 
 
-class Gather(Operation, frozen=True):
-    """Take the entries of the first input along an axis that the second input names; negative ones from the end."""
+class Lookup(Operation, frozen=True):
+    """Take elements that the other inputs name: result[o] = data[o, index_1[o], …].
 
-    axis: int
+    The last dimensions of the first input are those that indices name, each by one of the other inputs; the dimensions
+    before them and the indices broadcast to the shape of the result. Negative indices count from the end.
+    """
+
+
+class Scatter(Operation, frozen=True):
+    """Put elements where indices name: a copy of the first input with data[u, index_1[u], …] = updates[u].
+
+    The second input has the updates. The last dimensions of the first are those that indices name; the dimensions
+    before them are as long as those of the updates, or 1.
+    """
+
+    combine: Formula | None
+    """Of what is there and what comes, or None to replace it."""
+
+
+class Running(Operation, frozen=True):
+    """Running totals along the last dimension."""
+
+    combine: str
+    is_exclusive: bool
+
+
+class Extreme(Operation, frozen=True):
+    """The place of the greatest or least element along the last dimension, which vanishes."""
+
+    is_greatest: bool
+    is_last: bool
+    """Whether the last of equal ones is meant."""
+
+
+class Top(Operation, frozen=True):
+    """The greatest or least few elements along the last dimension, in order, and their places."""
+
+    count: int
+    is_greatest: bool
 
 
 class MatMul(Operation, frozen=True):

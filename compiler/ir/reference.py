@@ -1,6 +1,6 @@
 """What every operation means, in numpy: the definition that kernels are held against, and how constants are folded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,34 +38,37 @@ def run(graph: Graph, inputs: Sequence[Array]) -> list[Array]:
 
 def evaluate(operation: ops.Operation, inputs: Sequence[Array]) -> tuple[Array, ...]:
     """Return the results of one operation."""
-    return (np.asarray(_evaluate(operation, inputs)),)
+    if isinstance(operation, ops.View):
+        return (_view(operation, inputs[0]),)
+    results = _DEFINITIONS[type(operation)](operation, inputs)
+    return results if isinstance(results, tuple) else (np.asarray(results),)
 
 
-def _evaluate(operation: ops.Operation, inputs: Sequence[Array]) -> Array:
-    match operation:
-        case ops.Map(formula):
-            shape = np.broadcast_shapes(*(i.shape for i in inputs))
-            return np.broadcast_to(evaluate_formula(formula, inputs), shape)
-        case ops.Reduce():
-            return _reduce(operation, inputs)
-        case ops.View():
-            return _view(operation, inputs[0])
-        case ops.MatMul(epilogue):
-            a, b, bias, *extras = inputs
-            return evaluate_formula(epilogue, [np.matmul(a, b) + bias, *extras])
-        case ops.Conv():
-            return _conv(operation, inputs)
-        case ops.Softmax(is_log):
-            shifted = inputs[0] - inputs[0].max(axis=-1, keepdims=True)
-            total = np.exp(shifted).sum(axis=-1, keepdims=True)
-            return np.asarray(shifted - np.log(total) if is_log else np.exp(shifted) / total)
-        case ops.Concat(axis):
-            return np.concatenate(inputs, axis)
-        case ops.Pad(before, after, value):
-            return np.pad(inputs[0], list(zip(before, after, strict=True)), constant_values=value)
-        case ops.Gather(axis):
-            return np.take(inputs[0], inputs[1], axis)
-    raise InternalError(f"no definition of {type(operation).__name__}")
+def _map(operation: ops.Map, inputs: Sequence[Array]) -> Array:
+    shape = np.broadcast_shapes(*(i.shape for i in inputs))
+    return np.broadcast_to(evaluate_formula(operation.formula, inputs), shape)
+
+
+def _matmul(operation: ops.MatMul, inputs: Sequence[Array]) -> Array:
+    a, b, bias, *extras = inputs
+    return evaluate_formula(operation.epilogue, [np.matmul(a, b) + bias, *extras])
+
+
+def _softmax(operation: ops.Softmax, inputs: Sequence[Array]) -> Array:
+    shifted = inputs[0] - inputs[0].max(axis=-1, keepdims=True)
+    total = np.exp(shifted).sum(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(total) if operation.is_log else np.exp(shifted) / total)
+
+
+def _pad(operation: ops.Pad, inputs: Sequence[Array]) -> Array:
+    widths = list(zip(operation.before, operation.after, strict=True))
+    return np.pad(inputs[0], widths, constant_values=operation.value)
+
+
+def _lookup(_: ops.Lookup, inputs: Sequence[Array]) -> Array:
+    data, *indices = inputs
+    shape = np.broadcast_shapes(data.shape[: data.ndim - len(indices)], *(i.shape for i in indices))
+    return np.asarray(data[_places(data, indices, shape)])
 
 
 def _reduce(operation: ops.Reduce, inputs: Sequence[Array]) -> Array:
@@ -74,6 +77,49 @@ def _reduce(operation: ops.Reduce, inputs: Sequence[Array]) -> Array:
     elements = np.broadcast_to(evaluate_formula(operation.element, inputs[:count]), shape)
     combined = _COMBINE[operation.combine](elements, axis=operation.axes)
     return evaluate_formula(operation.finish, [np.asarray(combined, elements.dtype), *inputs[count:]])
+
+
+def _places(data: Array, indices: Sequence[Array], shape: tuple[int, ...]) -> tuple[Array, ...]:
+    """Return the indices of every element: those of the shape itself, then those that are given."""
+    rest = data.shape[: data.ndim - len(indices)]
+    own = np.indices(shape, sparse=True)[len(shape) - len(rest) :]
+    # A dimension of 1 is repeated.
+    plain = [np.zeros_like(i) if length == 1 else i for i, length in zip(own, rest, strict=True)]
+    return tuple(np.broadcast_to(i, shape) for i in (*plain, *indices))
+
+
+def _scatter(operation: ops.Scatter, inputs: Sequence[Array]) -> Array:
+    data, updates, *indices = inputs
+    result = data.copy()
+    for place in np.ndindex(updates.shape):
+        at = tuple(int(i[place]) for i in _places(data, indices, updates.shape))
+        new = updates[place]
+        result[at] = new if operation.combine is None else evaluate_formula(operation.combine, [result[at], new])
+    return result
+
+
+def _running(operation: ops.Running, inputs: Sequence[Array]) -> Array:
+    [array] = inputs
+    is_sum = operation.combine == "add"
+    totals = (np.cumsum if is_sum else np.cumprod)(array, axis=-1, dtype=array.dtype)
+    if not operation.is_exclusive:
+        return totals
+    start = np.full((*array.shape[:-1], 1), 0 if is_sum else 1, array.dtype)
+    return np.concatenate([start, totals[..., :-1]], axis=-1)
+
+
+def _extreme(operation: ops.Extreme, inputs: Sequence[Array]) -> Array:
+    [array] = inputs
+    turned = array[..., ::-1] if operation.is_last else array
+    places = (np.argmax if operation.is_greatest else np.argmin)(turned, axis=-1)
+    return np.asarray(array.shape[-1] - 1 - places if operation.is_last else places, np.int64)
+
+
+def _top(operation: ops.Top, inputs: Sequence[Array]) -> tuple[Array, Array]:
+    [array] = inputs
+    keys = -array.astype(np.float64) if operation.is_greatest else array
+    places = np.argsort(keys, axis=-1, kind="stable")[..., : operation.count].astype(np.int64)
+    return np.take_along_axis(array, places, axis=-1), places
 
 
 def _view(view: ops.View, array: Array) -> Array:
@@ -112,3 +158,19 @@ def _conv(operation: ops.Conv, inputs: Sequence[Array]) -> Array:
     result = np.einsum("ngchrwk,gocrk->ngohw", grouped, filters, optimize=True)
     result = result.reshape(batch, -1, height, width) + bias[:, None, None]
     return evaluate_formula(operation.epilogue, [result, *extras])
+
+
+_DEFINITIONS: dict[type[ops.Operation], Callable[[Any, Sequence[Array]], Array | tuple[Array, ...]]] = {
+    ops.Map: _map,
+    ops.Reduce: _reduce,
+    ops.Concat: lambda operation, inputs: np.concatenate(inputs, operation.axis),
+    ops.Pad: _pad,
+    ops.Lookup: _lookup,
+    ops.Scatter: _scatter,
+    ops.Running: _running,
+    ops.Extreme: _extreme,
+    ops.Top: _top,
+    ops.MatMul: _matmul,
+    ops.Conv: _conv,
+    ops.Softmax: _softmax,
+}

@@ -1,6 +1,7 @@
 """The types that each operation gives, and what it demands of its inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,43 +11,19 @@ from compiler.formula import Formula
 from compiler.ir import operations as ops
 from compiler.ir.graph import TensorType
 
+Inputs = Sequence[TensorType]
+Types = tuple[TensorType, ...]
 
-def output_types(operation: ops.Operation, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+
+def output_types(operation: ops.Operation, inputs: Inputs) -> Types:
     """Return the types of the results; raises InternalError when the inputs do not fit."""
-    match operation:
-        case ops.Map():
-            _check_args(operation.formula, inputs)
-            return (TensorType(operation.formula.dtype, broadcast(inputs)),)
-        case ops.Reduce():
-            return (_reduce(operation, inputs),)
-        case ops.View():
-            [one] = inputs
-            return (TensorType(one.dtype, view_shape(operation, one.shape)),)
-        case ops.MatMul():
-            return (_matmul(operation, inputs),)
-        case ops.Conv():
-            return (_conv(operation, inputs),)
-        case ops.Softmax():
-            _require(inputs[0].rank > 0 and inputs[0].dtype is DType.F32, operation, inputs)
-            return (inputs[0],)
-        case ops.Concat(axis):
-            shape = list(inputs[0].shape)
-            shape[axis] = sum(i.shape[axis] for i in inputs)
-            rest = {(i.dtype, i.shape[:axis], i.shape[axis + 1 :]) for i in inputs}
-            _require(len(rest) == 1, operation, inputs)
-            return (TensorType(inputs[0].dtype, tuple(shape)),)
-        case ops.Pad(before, after, _):
-            _require(min((*before, *after), default=0) >= 0, operation, inputs)
-            shape = [a + n + b for a, n, b in zip(before, inputs[0].shape, after, strict=True)]
-            return (TensorType(inputs[0].dtype, tuple(shape)),)
-        case ops.Gather(axis):
-            data, indices = inputs
-            _require(indices.dtype in {DType.I32, DType.I64}, operation, inputs)
-            return (TensorType(data.dtype, data.shape[:axis] + indices.shape + data.shape[axis + 1 :]),)
-    raise InternalError(f"no types for {type(operation).__name__}")
+    if isinstance(operation, ops.View):
+        [one] = inputs
+        return (TensorType(one.dtype, view_shape(operation, one.shape)),)
+    return _RULES[type(operation)](operation, inputs)
 
 
-def broadcast(inputs: Sequence[TensorType]) -> tuple[int, ...]:
+def broadcast(inputs: Inputs) -> tuple[int, ...]:
     """Return the shape that the inputs have together."""
     try:
         return tuple(np.broadcast_shapes(*(i.shape for i in inputs)))
@@ -81,7 +58,12 @@ def view_shape(view: ops.View, shape: tuple[int, ...]) -> tuple[int, ...]:
     raise InternalError(f"no shape for {type(view).__name__}")
 
 
-def _reduce(operation: ops.Reduce, inputs: Sequence[TensorType]) -> TensorType:
+def _map(operation: ops.Map, inputs: Inputs) -> Types:
+    _check_args(operation.formula, inputs)
+    return (TensorType(operation.formula.dtype, broadcast(inputs)),)
+
+
+def _reduce(operation: ops.Reduce, inputs: Inputs) -> Types:
     count = len(operation.element.args)
     _check_args(operation.element, inputs[:count])
     box = broadcast(inputs[:count])
@@ -90,10 +72,61 @@ def _reduce(operation: ops.Reduce, inputs: Sequence[TensorType]) -> TensorType:
     _check_args(operation.finish, [result, *inputs[count:]])
     _require(broadcast([result, *inputs[count:]]) == kept, operation, inputs)
     _require(all(0 <= axis < len(box) for axis in operation.axes), operation, inputs)
-    return TensorType(operation.finish.dtype, kept)
+    return (TensorType(operation.finish.dtype, kept),)
 
 
-def _matmul(operation: ops.MatMul, inputs: Sequence[TensorType]) -> TensorType:
+def _concat(operation: ops.Concat, inputs: Inputs) -> Types:
+    axis = operation.axis
+    rest = {(i.dtype, i.shape[:axis], i.shape[axis + 1 :]) for i in inputs}
+    _require(len(rest) == 1, operation, inputs)
+    length = sum(i.shape[axis] for i in inputs)
+    return (TensorType(inputs[0].dtype, (*inputs[0].shape[:axis], length, *inputs[0].shape[axis + 1 :])),)
+
+
+def _pad(operation: ops.Pad, inputs: Inputs) -> Types:
+    _require(min((*operation.before, *operation.after), default=0) >= 0, operation, inputs)
+    sides = zip(operation.before, inputs[0].shape, operation.after, strict=True)
+    return (TensorType(inputs[0].dtype, tuple(before + n + after for before, n, after in sides)),)
+
+
+def _lookup(operation: ops.Operation, inputs: Inputs) -> Types:
+    data, *indices = inputs
+    _require(0 < len(indices) <= data.rank, operation, inputs)
+    _require(all(i.dtype in {DType.I32, DType.I64} for i in indices), operation, inputs)
+    rest = TensorType(data.dtype, data.shape[: data.rank - len(indices)])
+    return (TensorType(data.dtype, broadcast([rest, *indices])),)
+
+
+def _scatter(operation: ops.Scatter, inputs: Inputs) -> Types:
+    data, updates, *indices = inputs
+    _require(0 < len(indices) <= data.rank and data.dtype is updates.dtype, operation, inputs)
+    rest = TensorType(data.dtype, data.shape[: data.rank - len(indices)])
+    _require(broadcast([rest, *indices, updates]) == updates.shape, operation, inputs)
+    return (data,)
+
+
+def _like_first(operation: ops.Operation, inputs: Inputs) -> Types:
+    _require(inputs[0].rank > 0, operation, inputs)
+    return (inputs[0],)
+
+
+def _softmax(operation: ops.Softmax, inputs: Inputs) -> Types:
+    _require(inputs[0].dtype is DType.F32, operation, inputs)
+    return _like_first(operation, inputs)
+
+
+def _extreme(operation: ops.Extreme, inputs: Inputs) -> Types:
+    _require(inputs[0].rank > 0, operation, inputs)
+    return (TensorType(DType.I64, inputs[0].shape[:-1]),)
+
+
+def _top(operation: ops.Top, inputs: Inputs) -> Types:
+    _require(0 < operation.count <= inputs[0].shape[-1], operation, inputs)
+    shape = (*inputs[0].shape[:-1], operation.count)
+    return TensorType(inputs[0].dtype, shape), TensorType(DType.I64, shape)
+
+
+def _matmul(operation: ops.MatMul, inputs: Inputs) -> Types:
     a, b, bias, *extras = inputs
     _require(a.rank >= 2 and b.rank >= 2 and a.shape[-1] == b.shape[-2], operation, inputs)
     _require(bias.shape == b.shape[-1:], operation, inputs)
@@ -101,7 +134,7 @@ def _matmul(operation: ops.MatMul, inputs: Sequence[TensorType]) -> TensorType:
     return _epilogue(operation.epilogue, (*batch, a.shape[-2], b.shape[-1]), extras)
 
 
-def _conv(operation: ops.Conv, inputs: Sequence[TensorType]) -> TensorType:
+def _conv(operation: ops.Conv, inputs: Inputs) -> Types:
     x, w, bias, *extras = inputs
     _require(x.rank == w.rank == 4 and bias.shape == w.shape[:1], operation, inputs)
     _require(x.shape[1] == w.shape[1] * operation.groups and w.shape[0] % operation.groups == 0, operation, inputs)
@@ -114,19 +147,35 @@ def _conv(operation: ops.Conv, inputs: Sequence[TensorType]) -> TensorType:
     return _epilogue(operation.epilogue, (x.shape[0], w.shape[0], *size), extras)
 
 
-def _epilogue(epilogue: Formula, shape: tuple[int, ...], extras: Sequence[TensorType]) -> TensorType:
+def _epilogue(epilogue: Formula, shape: tuple[int, ...], extras: Inputs) -> Types:
     result = TensorType(DType.F32, shape)
     _check_args(epilogue, [result, *extras])
     if broadcast([result, *extras]) != shape:
         raise InternalError(f"operands of an epilogue of {shape}: {', '.join(map(str, extras))}")
-    return TensorType(epilogue.dtype, shape)
+    return (TensorType(epilogue.dtype, shape),)
 
 
-def _check_args(formula: Formula, inputs: Sequence[TensorType]) -> None:
+def _check_args(formula: Formula, inputs: Inputs) -> None:
     if formula.args != tuple(i.dtype for i in inputs):
         raise InternalError(f"a formula of {[a.value for a in formula.args]} gets {', '.join(map(str, inputs))}")
 
 
-def _require(condition: bool, operation: ops.Operation, inputs: Sequence[TensorType]) -> None:
+def _require(condition: bool, operation: ops.Operation, inputs: Inputs) -> None:
     if not condition:
         raise InternalError(f"{operation} does not take {', '.join(map(str, inputs))}")
+
+
+_RULES: dict[type[ops.Operation], Callable[[Any, Inputs], Types]] = {
+    ops.Map: _map,
+    ops.Reduce: _reduce,
+    ops.Concat: _concat,
+    ops.Pad: _pad,
+    ops.Lookup: _lookup,
+    ops.Scatter: _scatter,
+    ops.Running: _like_first,
+    ops.Extreme: _extreme,
+    ops.Top: _top,
+    ops.MatMul: _matmul,
+    ops.Conv: _conv,
+    ops.Softmax: _softmax,
+}

@@ -96,7 +96,7 @@ def _image_values(graph: Graph, node: Node, roots: dict[str, str]) -> Iterator[s
             candidates = [node.inputs[0], *node.inputs[3:]]
         case ops.Map() | ops.Concat() | ops.Pad() | ops.Reduce():
             candidates = list(node.inputs)
-        case ops.Gather():
+        case ops.Lookup():
             candidates = [node.inputs[0]]
         case _:
             return

@@ -1,13 +1,15 @@
 """Which steps each operation becomes."""
 
-from compiler.errors import InternalError
+from collections.abc import Callable
+from typing import Any
+
 from compiler.formula import Writer
 from compiler.ir import Node
 from compiler.ir import operations as ops
-from compiler.loops.gather import GatherKernel, write_gather
 from compiler.loops.reduce import ReduceKernel, write_reduce
 from compiler.loops.rows import SoftmaxKernel, write_softmax
 from compiler.lowering.convolution import lower_conv
+from compiler.lowering.indexing import lower_extreme, lower_lookup, lower_running, lower_scatter, lower_top
 from compiler.lowering.lowering import Lowering, elements
 from compiler.lowering.matrix import lower_matmul
 from compiler.lowering.placement import Placement, broadcast, view
@@ -16,25 +18,11 @@ from compiler.lowering.step import Emitter
 
 def lower_node(low: Lowering, node: Node) -> None:
     """Add the steps of a node."""
-    match node.operation:
-        case ops.Map(formula):
-            low.map(formula, low.result(node.outputs[0]), [low.placement(name) for name in node.inputs])
-        case ops.Reduce():
-            _lower_reduce(low, node, node.operation)
-        case ops.MatMul():
-            lower_matmul(low, node, node.operation)
-        case ops.Conv():
-            lower_conv(low, node, node.operation)
-        case ops.Softmax():
-            _lower_softmax(low, node, node.operation)
-        case ops.Concat(axis):
-            _lower_concat(low, node, axis)
-        case ops.Pad():
-            _lower_pad(low, node, node.operation)
-        case ops.Gather(axis):
-            _lower_gather(low, node, axis)
-        case operation:
-            raise InternalError(f"no steps for {type(operation).__name__}")
+    _RULES[type(node.operation)](low, node, node.operation)
+
+
+def _lower_map(low: Lowering, node: Node, operation: ops.Map) -> None:
+    low.map(operation.formula, low.result(node.outputs[0]), [low.placement(name) for name in node.inputs])
 
 
 def _lower_reduce(low: Lowering, node: Node, operation: ops.Reduce) -> None:
@@ -98,14 +86,14 @@ def _lower_softmax(low: Lowering, node: Node, operation: ops.Softmax) -> None:
     low.move(target, output)
 
 
-def _lower_concat(low: Lowering, node: Node, axis: int) -> None:
+def _lower_concat(low: Lowering, node: Node, operation: ops.Concat) -> None:
     output = low.result(node.outputs[0])
     start = 0
     for name in node.inputs:
         source = low.placement(name)
-        starts = tuple(start if n == axis else 0 for n in range(len(source.shape)))
+        starts = tuple(start if n == operation.axis else 0 for n in range(len(source.shape)))
         low.move(source, _part(output, starts, source.shape))
-        start += source.shape[axis]
+        start += source.shape[operation.axis]
 
 
 def _part(output: Placement, starts: tuple[int, ...], counts: tuple[int, ...]) -> Placement:
@@ -128,25 +116,17 @@ def _lower_pad(low: Lowering, node: Node, operation: ops.Pad) -> None:
     low.move(source, _part(output, tuple(starts), tuple(counts)))
 
 
-def _lower_gather(low: Lowering, node: Node, axis: int) -> None:
-    data, indices = (low.placement(name) for name in node.inputs)
-    output = low.result(node.outputs[0])
-    inner = data.shape[axis + 1 :]
-    kernel = GatherKernel(
-        dtype=data.dtype,
-        index_dtype=indices.dtype,
-        outer=data.shape[:axis],
-        indices=indices.shape,
-        inner=inner,
-        length=data.shape[axis],
-        axis_stride=data.strides[axis],
-        data_strides=data.strides[:axis] + data.strides[axis + 1 :],
-        index_strides=indices.strides,
-        output_strides=output.strides,
-    )
-
-    def emit(e: Emitter) -> None:
-        function = e.kernel(kernel, lambda f: write_gather(f, kernel))
-        e.do(function(e.address(output), e.address(data), e.address(indices)))
-
-    low.step([data, indices], [output], emit)
+_RULES: dict[type[ops.Operation], Callable[[Lowering, Node, Any], None]] = {
+    ops.Map: _lower_map,
+    ops.Reduce: _lower_reduce,
+    ops.Concat: _lower_concat,
+    ops.Pad: _lower_pad,
+    ops.Lookup: lower_lookup,
+    ops.Scatter: lower_scatter,
+    ops.Running: lower_running,
+    ops.Extreme: lower_extreme,
+    ops.Top: lower_top,
+    ops.MatMul: lower_matmul,
+    ops.Conv: lower_conv,
+    ops.Softmax: _lower_softmax,
+}

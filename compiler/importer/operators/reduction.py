@@ -130,3 +130,18 @@ def lp_normalization(n: NodeContext) -> None:
     operation = ops.Reduce((axis,), formula_of(element, DType.F32), combine, formula_of(finish, DType.F32))
     norm = n.graph.reshape(n.graph.add(operation, n[0]), [1 if a == axis else d for a, d in enumerate(shape)])
     n.set(n.map(lambda x, t: (t <= 0).choose(0, x / t), n[0], norm))
+
+
+@operator("LRN")
+def local_response_normalization(n: NodeContext) -> None:
+    """Divided by a power of the sum of squares over neighbouring channels."""
+    n.require_float(0)
+    size, rank = n.integer("size", 1), n.type().rank
+    alpha, beta, bias = n.number("alpha", 1e-4), n.number("beta", 0.75), n.number("bias", 1.0)
+    before, after = (size - 1) // 2, size - 1 - (size - 1) // 2
+    around = [(before, after) if axis == 1 else (0, 0) for axis in range(rank)]
+    padded = n.graph.add(ops.Pad(tuple(b for b, _ in around), tuple(a for _, a in around), 0.0), n[0])
+    windows = n.graph.add(ops.Unfold(1, n.shape()[1], 1, size, 1), padded)
+    finish = formula_of(lambda t, x: x / (t * (alpha / size) + bias).apply("pow", beta), DType.F32, DType.F32)
+    operation = ops.Reduce((2,), formula_of(lambda x: x * x, DType.F32), "add", finish)
+    n.set(n.graph.add(operation, windows, n[0]))

@@ -176,7 +176,7 @@ def gather(n: NodeContext) -> None:
         starts = [index if a == axis else 0 for a in range(len(dimensions))]
         cut = n.graph.slice(n[0], starts, [1 if a == axis else d for a, d in enumerate(dimensions)])
         return n.set(n.graph.reshape(cut, dimensions[:axis] + n.shape(1) + dimensions[axis + 1 :]))
-    return n.set(n.graph.add(ops.Gather(axis), n[0], n[1]))
+    return n.set(n.graph.take(n[0], n[1], axis))
 
 
 @operator("DepthToSpace")
@@ -228,7 +228,7 @@ def pad(n: NodeContext) -> None:
             places = np.arange(length)
             indices = np.pad(places, (max(b, 0), max(a, 0)), mode)
             indices = indices[max(-b, 0) : len(indices) - max(-a, 0)]
-            value_name = n.graph.add(ops.Gather(axis), value_name, n.graph.constant(indices))
+            value_name = n.graph.take(value_name, n.graph.constant(indices), axis)
     return n.set(value_name)
 
 
