@@ -31,6 +31,10 @@ ADVICE = (
 )
 
 
+MIN_TOKEN_CHARS = 20
+"""A shorter token was cut off: an empty one would let everybody in."""
+
+
 class OperatorHome:
     """The operator's half: what a person who releases models needs."""
 
@@ -47,7 +51,7 @@ class OperatorHome:
     @property
     def api_token(self) -> str:
         """The secret that the API asks for."""
-        return read_file(self.path / "api.token").decode().strip()
+        return read_token(self.path / "api.token")
 
     @property
     def image_root(self) -> bytes:
@@ -103,7 +107,7 @@ class ServerHome:
     @property
     def api_token(self) -> str:
         """The secret that the API asks for."""
-        return read_file(self.path / "api.token").decode().strip()
+        return read_token(self.path / "api.token")
 
     @property
     def authority(self) -> Authority:
@@ -159,6 +163,17 @@ class Workspace:
         self.operator = OperatorHome(path / "operator")
         self.server = ServerHome(path / "server")
         self.advice: tuple[str, ...] = ADVICE
+
+
+def read_token(path: Path) -> str:
+    """Return the secret in a file; raises WorkspaceError when it is too short to be one."""
+    token = read_file(path).decode(errors="replace").strip()
+    if len(token) < MIN_TOKEN_CHARS or not token.isascii():
+        raise WorkspaceError(
+            f"expected a token of at least {MIN_TOKEN_CHARS} ASCII characters in {path}",
+            hint="copy the file back from a backup, the same one into operator/ and server/",
+        )
+    return token
 
 
 def open_workspace(path: Path) -> Workspace:

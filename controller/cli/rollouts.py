@@ -11,7 +11,7 @@ from controller.cli.following import changes, conclude, deployments_table, follo
 from controller.cli.groups import EXIT_NOT_ALL_WELL, example, listing_group
 from controller.cli.screen import Cell, Screen
 from controller.cli.session import session_of
-from protocol.lifecycle import BAD_ENDS, GOOD_ENDS
+from protocol.lifecycle import BAD_ENDS, DEPLOYMENT, GOOD_ENDS, is_final
 
 app = listing_group("The rollouts of the fleet.", "rollouts")
 
@@ -103,9 +103,9 @@ def _headline(rollout: schema.Rollout, now: datetime) -> str:
 
 
 def _row(rollout: schema.Rollout, now: datetime) -> tuple[Cell, ...]:
-    total = sum(rollout.counts.values())
     well = sum(rollout.counts.get(state, 0) for state in GOOD_ENDS)
     bad = sum(rollout.counts.get(state, 0) for state in BAD_ENDS)
+    unfinished = sum(rollout.counts.get(state, 0) for state in DEPLOYMENT if not is_final(DEPLOYMENT, state))
     return (
         rollout.id,
         _release(rollout),
@@ -113,6 +113,6 @@ def _row(rollout: schema.Rollout, now: datetime) -> tuple[Cell, ...]:
         wording.state(rollout.state),
         f"{well}",
         f"{bad}",
-        f"{total - well - bad}",
+        f"{unfinished}",
         wording.ago(rollout.created_at, now),
     )

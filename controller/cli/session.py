@@ -12,8 +12,7 @@ import msgspec
 import typer
 
 from controller.client import FleetClient
-from controller.config import read_file
-from controller.workspace import OperatorHome, ServerHome, open_workspace
+from controller.workspace import OperatorHome, ServerHome, open_workspace, read_token
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +57,7 @@ class Session:
 
     def _find_token(self) -> str:
         if self._token_file is not None:
-            return read_file(self._token_file).decode(errors="replace").strip()
+            return read_token(self._token_file)
         return self.operator.api_token
 
 

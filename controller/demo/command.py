@@ -24,7 +24,10 @@ def demo(
     """Show everything on this machine: push, hot swap, a bad release, a killed agent; takes about a minute."""
     screen = Screen(is_json=is_json)
     folder = Path(tempfile.mkdtemp(prefix="fleet-demo-")) if keep is None else keep.absolute()
-    folder.mkdir(parents=True, exist_ok=keep is None)
+    try:
+        folder.mkdir(parents=True, exist_ok=keep is None)
+    except OSError as error:
+        raise DemoError(f"cannot make {folder}: {error.strerror}", hint="name a folder that does not exist") from error
     try:
         result = run_demo(folder, screen.verbatim)
     except DemoError as error:
