@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -40,6 +40,11 @@ _SCHEMA: Final = (
 
 
 _log = logging.getLogger(__name__)
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class _DamagedError(Exception):
+    """The file is a database, but not what was written."""
 
 
 class _Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,15 +68,15 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._db = _opened(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            self._open(path)
+        except (sqlite3.DatabaseError, _DamagedError) as error:
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise StateError(f"cannot use {path}: {error}") from error
             # Better a device that begins anew than none. What the controller needs comes again, and the trust
             # folder keeps the versions that the client of the image repository accepted.
             _move_aside(path)
             _log.error("%s was damaged (%s) and moved aside; the agent begins with an empty memory", path, error)
-            self._db = _opened(path)
+            self._open(path)
 
     def close(self) -> None:
         """Close the database. Closing twice does nothing."""
@@ -81,10 +86,10 @@ class Store:
 
     def load(self) -> State:
         """Return the engine's state as it was last saved."""
-        device = msgspec.json.decode(self._meta("device", "{}"), type=_Device)
-        rows = self._db.execute("SELECT name, state FROM models").fetchall()
+        device = _decoded(self._meta("device", "{}"), _Device)
+        rows = self._read("SELECT name, state FROM models")
         return State(
-            models={name: msgspec.json.decode(state, type=Model) for name, state in rows},
+            models={name: _decoded(state, Model) for name, state in rows},
             settled=device.settled,
             config=device.config,
             director_version=device.director_version,
@@ -107,7 +112,7 @@ class Store:
     def next_session(self) -> int:
         """Count one more start of the agent."""
         with self._transaction():
-            session = int(self._meta("session", "0")) + 1
+            session = self._count("session") + 1
             self._set_meta("session", str(session))
         return session
 
@@ -115,7 +120,7 @@ class Store:
 
     def floors(self) -> dict[str, int]:
         """Return the highest version accepted of each role."""
-        return dict(self._db.execute("SELECT role, version FROM floors"))
+        return dict(self._read("SELECT role, version FROM floors"))
 
     def raise_floors(self, versions: dict[str, int], *, signed_time_ms: int = 0) -> None:
         """Remember accepted versions, and the newest time that was signed; neither ever falls."""
@@ -131,7 +136,7 @@ class Store:
 
     def signed_time_ms(self) -> int:
         """Return the newest issue time that was signed by the fleet's director."""
-        return int(self._meta("signed_time_ms", "0"))
+        return self._count("signed_time_ms")
 
     # --- reports
 
@@ -142,13 +147,13 @@ class Store:
 
     def receipts(self, *, after: int, limit: int) -> tuple[Receipt, ...]:
         """Return receipts in order, from the first behind `after`."""
-        rows = self._db.execute("SELECT payload FROM receipts WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
-        return tuple(msgspec.json.decode(payload, type=Receipt) for (payload,) in rows)
+        rows = self._read("SELECT payload FROM receipts WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
+        return tuple(_decoded(payload, Receipt) for (payload,) in rows)
 
     def telemetry(self, *, after: int, limit: int) -> tuple[TelemetryRecord, ...]:
         """Return telemetry records in order, from the first behind `after`."""
-        rows = self._db.execute("SELECT payload FROM telemetry WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
-        return tuple(msgspec.json.decode(payload, type=TelemetryRecord) for (payload,) in rows)
+        rows = self._read("SELECT payload FROM telemetry WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
+        return tuple(_decoded(payload, TelemetryRecord) for (payload,) in rows)
 
     def add_telemetry(self, record: TelemetryRecord) -> TelemetryRecord:
         """Store a record under the next sequence number; the oldest goes when there are too many."""
@@ -160,13 +165,13 @@ class Store:
                 (MAX_TELEMETRY_RECORDS,),
             ).rowcount
             if surplus:
-                self._set_meta("dropped_telemetry", str(int(self._meta("dropped_telemetry", "0")) + surplus))
+                self._set_meta("dropped_telemetry", str(self._count("dropped_telemetry") + surplus))
         faults.reach("telemetry.stored")
         return numbered
 
     def acknowledge(self, ack: Ack) -> bool:
         """Forget what the controller has stored; return whether `ack` was about this memory and made sense."""
-        issued = int(self._meta("receipts_seq", "0")), int(self._meta("telemetry_seq", "0"))
+        issued = self._count("receipts_seq"), self._count("telemetry_seq")
         if ack.stream != self.stream or ack.receipts > issued[0] or ack.telemetry > issued[1]:
             return False
         faults.reach("ack.before_delete")
@@ -183,12 +188,39 @@ class Store:
 
     def backlog(self) -> Backlog:
         """Return how much the controller has not yet stored."""
-        counts = [self._db.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("receipts", "telemetry")]  # noqa: S608 - two constants
-        return Backlog(
-            receipts=counts[0], telemetry=counts[1], dropped_telemetry=int(self._meta("dropped_telemetry", "0"))
-        )
+        counts = [self._read(f"SELECT count(*) FROM {table}")[0][0] for table in ("receipts", "telemetry")]  # noqa: S608 - two constants
+        return Backlog(receipts=counts[0], telemetry=counts[1], dropped_telemetry=self._count("dropped_telemetry"))
 
     # --- inside
+
+    def _open(self, path: Path) -> None:
+        self._db = _opened(path)
+        try:
+            self._check()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _check(self) -> None:
+        """Raise when any page or any value is damaged: better now than at every use, and again after every start."""
+        ((verdict, *_), *_) = self._db.execute("PRAGMA quick_check").fetchall()
+        if verdict != "ok":
+            raise _DamagedError(str(verdict)[:200])
+        try:
+            self.load()
+            for key in ("session", "signed_time_ms", "receipts_seq", "telemetry_seq", "dropped_telemetry"):
+                self._count(key)
+            for outbox, kind in (("receipts", Receipt), ("telemetry", TelemetryRecord)):
+                for (payload,) in self._db.execute(f"SELECT payload FROM {outbox}"):  # noqa: S608 - two constants
+                    _decoded(payload, kind)
+        except StateError as error:
+            raise _DamagedError(str(error)) from error
+
+    def _read(self, query: str, *values: object) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StateError(f"cannot read the agent's state: {error}") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -196,7 +228,7 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StateError) as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise StateError(f"cannot write the agent's state: {error}") from error
@@ -234,13 +266,20 @@ class Store:
         return receipt
 
     def _next_seq(self, outbox: str) -> int:
-        seq = int(self._meta(f"{outbox}_seq", "0")) + 1
+        seq = self._count(f"{outbox}_seq") + 1
         self._set_meta(f"{outbox}_seq", str(seq))
         return seq
 
     def _meta(self, key: str, default: str) -> str:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return str(row[0]) if row else default
+        rows = self._read("SELECT value FROM meta WHERE key = ?", key)
+        return str(rows[0][0]) if rows else default
+
+    def _count(self, key: str) -> int:
+        text = self._meta(key, "0")
+        try:
+            return int(text)
+        except ValueError as error:
+            raise StateError(f"expected a number as {key} of the agent's state, got {text[:40]!r}") from error
 
     def _set_meta(self, key: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
@@ -261,6 +300,13 @@ def _opened(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _decoded(text: str, kind: type[S]) -> S:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise StateError(f"cannot read the agent's state: a damaged {kind.__name__}: {error}") from error
 
 
 def _move_aside(path: Path) -> None:

@@ -173,6 +173,67 @@ def test_memory_that_is_no_database_is_moved_aside(tmp_path: Path) -> None:
     assert 1 == len(list(tmp_path.glob("agent.db.damaged-*")))
 
 
+def test_memory_with_a_damaged_page_is_moved_aside(tmp_path: Path) -> None:
+    """The header is whole, a page behind it is not: found at the start, not at the first use of each start."""
+    path = tmp_path / "agent.db"
+    store = Store(path)
+    store.save(State(), State(director_version=7), [receipt("retrieved")] * 50, at_ms=0, session=1)
+    store.close()
+    raw = path.read_bytes()
+    path.write_bytes(raw[:4096] + b"\xa5" * (len(raw) - 4096))
+    store = Store(path)
+    assert State() == store.load()
+    assert 1 == store.next_session()
+    store.close()
+    assert [raw[:100]] == [found.read_bytes()[:100] for found in tmp_path.glob("agent.db.damaged-*")]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "INSERT INTO models VALUES ('m', '{')",
+        "INSERT INTO models VALUES ('m', '{\"active\": 5}')",
+        "INSERT OR REPLACE INTO meta VALUES ('device', '[]')",
+        "INSERT OR REPLACE INTO meta VALUES ('session', 'x')",
+        "INSERT INTO receipts VALUES (1, 'd', 0, '{}')",
+        "INSERT INTO telemetry VALUES (1, 'x')",
+        "DROP TABLE meta",
+    ],
+)
+def test_memory_with_a_damaged_value_is_moved_aside(tmp_path: Path, damage: str) -> None:
+    """Every page is whole, but what it holds was never written by an agent."""
+    path = tmp_path / "agent.db"
+    Store(path).close()
+    db = sqlite3.connect(path)
+    db.execute(damage)
+    db.commit()
+    db.close()
+    store = Store(path)
+    assert State() == store.load()
+    assert 1 == store.next_session()
+    store.close()
+    assert 1 == len(list(tmp_path.glob("agent.db.damaged-*")))
+
+
+def test_memory_that_is_damaged_while_it_is_open_is_an_error_of_the_state(store: Store, tmp_path: Path) -> None:
+    """What the main loop expects and outlives, from a read as from a write; later uses work again."""
+    db = sqlite3.connect(tmp_path / "agent.db")
+    db.execute("INSERT INTO meta VALUES ('session', 'x')")
+    db.execute("INSERT INTO receipts VALUES (1, 'd', 0, '{')")
+    db.execute("DROP TABLE floors")
+    db.commit()
+    with pytest.raises(StateError):
+        store.floors()
+    with pytest.raises(StateError):
+        store.receipts(after=0, limit=1)
+    with pytest.raises(StateError):
+        store.next_session()
+    db.execute("DELETE FROM meta WHERE key = 'session'")
+    db.commit()
+    db.close()
+    assert 1 == store.next_session()
+
+
 _WRITER = """
 import sys
 from pathlib import Path
