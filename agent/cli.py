@@ -4,6 +4,7 @@ import argparse
 import itertools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,11 @@ from protocol.errors import ProtocolError
 EXIT_FAILED: Final = 1
 EXIT_NOT_ENROLLED: Final = 3
 EXIT_NOT_RUNNING: Final = 4
+_NewCommand = Callable[[str, str, str], argparse.ArgumentParser]
+_INPUT_HELP: Final = (
+    "JSON: {input: numbers}, or a list for a model of one input; a .bin file: the raw bytes of one input; "
+    "- reads JSON from standard input"
+)
 _SYSTEM_STATE: Final = Path("/var/lib/fleet-agent")
 
 
@@ -65,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         description, epilog = f"{text}.".capitalize(), f"Example: fleet-agent {example}"
         return commands.add_parser(name, parents=[state], help=text, description=description, epilog=epilog)
 
+    _add_commands(command)
+    return parser
+
+
+def _add_commands(command: _NewCommand) -> None:
     sub = command("enroll", "join a fleet", "enroll wf1.eyJj…")
     sub.add_argument("invite", metavar="INVITE", help="the text that `fleetctl devices invite` printed")
     sub.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -79,13 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("infer", "run a model once", "infer digits --input digit.json")
     sub.add_argument("model", metavar="MODEL", help="the name of the model")
-    sub.add_argument(
-        "--input",
-        required=True,
-        metavar="FILE",
-        help="JSON: {input: numbers}, or a list for a model of one input; a .bin file: the raw bytes of one input; "
-        "- reads JSON from standard input",
-    )
+    sub.add_argument("--input", required=True, metavar="FILE", help=_INPUT_HELP)
     sub.add_argument("--json", action="store_true", help="print as JSON")
     sub.set_defaults(run=_infer)
 
@@ -94,7 +99,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--follow", "-f", action="store_true", help="go on with new lines until Ctrl-C")
     sub.add_argument("--json", action="store_true", help="print JSON lines")
     sub.set_defaults(run=_logs)
-    return parser
 
 
 def _count(text: str) -> int:

@@ -26,12 +26,12 @@ from agent.errors import AgentError, StateError
 from agent.executor import Executor
 from agent.files import Files
 from agent.host import ModelHost
-from agent.identity import load_identity
+from agent.identity import Identity, load_identity
 from agent.inbox import Inbox
 from agent.installer import Installer
 from agent.jobs import Assembled, Done, Jobs, Result
 from agent.mqtt import Endpoint, Link, LinkDown, LinkUp, Message, Oversize
-from agent.policy import capacity_of, load_policy
+from agent.policy import Policy, capacity_of, load_policy
 from agent.runtime import ModelError, ModuleCache, Zygote
 from agent.service import LocalService
 from agent.status import AgentStatus, model_statuses
@@ -89,13 +89,7 @@ class Daemon:
         jobs = Jobs(self._worker.submit, self._installer, self._files)
         self._executor = Executor(self._host, self._files, self._installer, jobs, self._core.post)
         self._uplink = Uplink(identity, self._store, self._session, capacity)
-        endpoint = Endpoint(
-            url=identity.mqtt_url,
-            client_id=identity.device_id,
-            identity_folder=identity.folder,
-            protocol=policy.mqtt_protocol,
-        )
-        self._link = Link(endpoint, lambda: self._uplink.death(self._clock.wall_ms()), self._inbox.put, rng)
+        self._link = Link(_endpoint(identity, policy), self._last_will, self._inbox.put, rng)
         self._uplink.attach(self._link)
         self._documents = Documents(self._trust, self._core.post, self._uplink.want)
         around = _Around(self._link, self._uplink, self._core, jobs, self._make_room)
@@ -295,7 +289,8 @@ class Daemon:
             self._core.drain()
             self._take_telemetry(self._clock.wall_ms())
         self._inbox.close()
-        self._link.close(self._uplink.death(self._clock.wall_ms()) if self._is_stopping else None)
+        # Also when an error ends the agent: after a clean disconnect the broker would not send the last will.
+        self._link.close(self._last_will())
         self._service.close()
         if not self._worker.close(WORKER_GRACE_S):
             _log.warning("a job of the installation did not end in time")
@@ -306,6 +301,9 @@ class Daemon:
             self._zygote.close()
         self._store.close()
         os.close(self._lock)
+
+    def _last_will(self) -> tuple[str, bytes]:
+        return self._uplink.death(self._clock.wall_ms())
 
     def _now_ms(self) -> int:
         return self._clock.monotonic_ms()
@@ -325,6 +323,15 @@ class _Around:
         self.make_room = make_room
         self.plan = jobs.plan
         self.assemble = jobs.assemble
+
+
+def _endpoint(identity: Identity, policy: Policy) -> Endpoint:
+    return Endpoint(
+        url=identity.mqtt_url,
+        client_id=identity.device_id,
+        identity_folder=identity.folder,
+        protocol=policy.mqtt_protocol,
+    )
 
 
 def _lock(state_dir: Path) -> int:

@@ -1,5 +1,6 @@
 """The slow work, as jobs for the worker: what each of them puts into the daemon's inbox when it has ended."""
 
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -13,6 +14,8 @@ from protocol.chunks import ChunkIndex
 from protocol.errors import ProtocolError
 from protocol.identifiers import Digest
 from protocol.manifest import FileRef
+
+_log = logging.getLogger(__name__)
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -80,4 +83,7 @@ class Jobs:
             self._files.assemble(blob, index, file)
         except (ProtocolError, AgentError, OSError) as error:
             return error
+        except Exception as error:  # noqa: BLE001 - the worker lives on
+            _log.exception("unexpected error while assembling file %s", file.digest[:12])
+            return AgentError(f"unexpected {type(error).__name__}: see the device's log")
         return None

@@ -1,11 +1,13 @@
 """One thread for slow work, so that the main loop never waits for a disk or a compiler."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class Worker(Generic[T]):
@@ -18,7 +20,7 @@ class Worker(Generic[T]):
         self._thread.start()
 
     def submit(self, job: Callable[[], T]) -> None:
-        """Run `job` after those before it. It must not raise."""
+        """Run `job` after those before it. It should not raise: nothing is posted then."""
         self._jobs.put(job)
 
     def close(self, timeout_s: float) -> bool:
@@ -29,4 +31,9 @@ class Worker(Generic[T]):
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            self._post(job())
+            try:
+                result = job()
+            except Exception:  # noqa: BLE001 - the worker lives on
+                _log.exception("a defect of the agent: a job ended in an unexpected error")
+            else:
+                self._post(result)
