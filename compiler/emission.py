@@ -5,7 +5,7 @@ a little beyond the end of a value. It never grows. Each layer is a function of 
 kernels have no names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -15,6 +15,7 @@ from compiler.kernels.target import Target
 from compiler.lowering.arena import ArenaPlan, aligned, plan_arena
 from compiler.lowering.lowering import Lowered
 from compiler.lowering.placement import Placement
+from compiler.lowering.step import Step
 from compiler.wasm import MAX_PAGES, PAGE_BYTES, Effect, Function, Module, ValueType, i32
 
 GUARD_BYTES: Final = 1024
@@ -61,6 +62,10 @@ class _ModuleWriter:
         self._kernels: dict[msgspec.Struct, Function] = {}
         self._addresses: dict[int, int] = {}
         self._end = GUARD_BYTES
+        self._layers: dict[str, int] = {}
+        """How many functions have the name of a layer."""
+        self._work: dict[str, int] = {}
+        """Multiplications and additions by the name of the function, in order."""
         self._place_buffers()
 
     def write(self) -> Emitted:
@@ -74,7 +79,8 @@ class _ModuleWriter:
         self._write_lookup("fleet_input", self._lowered.inputs)
         self._write_lookup("fleet_output", self._lowered.outputs)
         infer = self._module.function("fleet_infer", [ValueType.I32], export="fleet_infer")
-        layers = self._write_layers(infer)
+        self.body = infer
+        self.run(self._lowered.steps)
         infer.leave(i32.const(0))
         constants = [b for b in self._lowered.buffers if b.constant is not None]
         if constants:
@@ -84,7 +90,7 @@ class _ModuleWriter:
             arena=self._arena,
             constant_bytes=sum(b.size_bytes for b in constants),
             memory_bytes=pages * PAGE_BYTES,
-            layers=tuple(layers),
+            layers=tuple(Layer(name=n, multiply_adds=work) for n, work in self._work.items()),
         )
 
     def address(self, placement: Placement) -> int:
@@ -132,19 +138,19 @@ class _ModuleWriter:
                 function.return_(i32.const(self.address(placement)))
         function.leave(i32.const(self.address(placements[0])))
 
-    def _write_layers(self, infer: Function) -> list[Layer]:
-        layers: list[Layer] = []
-        names: dict[str, int] = {}
+    def run(self, steps: Sequence[Step]) -> None:
+        """Write steps, as calls of the functions of their layers from the function of this one."""
+        caller = self.body
         last = None
-        for step in self._lowered.steps:
+        for step in steps:
             if step.layer != last:
-                names[step.layer] = names.get(step.layer, 0) + 1
-                suffix = "" if names[step.layer] == 1 else f"#{names[step.layer]}"
-                self.body = self._module.function(step.layer + suffix)
-                infer.do(self.body())
-                layers.append(Layer(name=step.layer + suffix, multiply_adds=0))
+                self._layers[step.layer] = self._layers.get(step.layer, 0) + 1
+                number = self._layers[step.layer]
+                name = step.layer if number == 1 else f"{step.layer}#{number}"
+                self.body = self._module.function(name)
+                caller.do(self.body())
                 last = step.layer
+                self._work[name] = 0
+            self._work[name] += step.multiply_adds
             step.emit(self)
-            work = layers[-1].multiply_adds + step.multiply_adds
-            layers[-1] = msgspec.structs.replace(layers[-1], multiply_adds=work)
-        return layers
+        self.body = caller

@@ -11,10 +11,9 @@ from compiler.errors import TooLargeError, UnsupportedError
 from compiler.importer import ImportedModel, import_model, read_model
 from compiler.ir import Graph
 from compiler.ir.check import check
-from compiler.lowering.lowering import Lowering
-from compiler.lowering.nodes import lower_node
+from compiler.lowering.nodes import lower
 from compiler.options import CompileOptions
-from compiler.passes import PASSES
+from compiler.passes import PASSES, everywhere
 from compiler.section import with_model_section
 from protocol.errors import LimitExceededError, MalformedError
 from protocol.limits import MAX_TENSORS
@@ -50,9 +49,9 @@ def compile_imported(imported: ImportedModel, options: CompileOptions, name: str
     check(graph, "the import")
     spec = _spec(imported, options, name)
     for one_pass in PASSES:
-        graph = one_pass(graph)
+        graph = everywhere(one_pass, graph)
         check(graph, one_pass.__name__)
-    emitted = emit(Lowering(graph, options.target).run(lower_node), options.target)
+    emitted = emit(lower(graph, options.target), options.target)
     return CompiledModel(
         wasm=with_model_section(emitted.wasm, spec),
         spec=spec,

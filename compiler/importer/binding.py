@@ -1,7 +1,10 @@
 """The types of a model's inputs, with every dimension known: from the model, or else from an option."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import GraphProto, TypeProto, ValueInfoProto
 
 from compiler.errors import OptionError, UnboundShapeError, UnsupportedError
@@ -9,14 +12,18 @@ from compiler.importer.types import ONNX_TYPES
 from compiler.ir import TensorType
 from protocol.limits import MAX_RANK
 
+_NAMELESS: Final = {"", "?"}
+"""Names of dimensions that have nothing to do with each other."""
 
-def bind_inputs(graph: GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorType]:
-    """Return the type of each input; raises UnboundShapeError, OptionError or UnsupportedError.
+
+def bind_inputs(
+    graph: GraphProto, shapes: Mapping[str, tuple[int, ...]], values: Container[str] = ()
+) -> dict[str, TensorType]:
+    """Return the type of each input but those with values; raises UnboundShapeError, OptionError or UnsupportedError.
 
     A dimension with a name is bound for all inputs when it is bound for one.
     """
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
+    inputs = [value for value in _inputs(graph) if value.name not in values]
     if unknown := sorted(set(shapes) - {value.name for value in inputs}):
         raise OptionError(f"the model has no inputs {unknown}; it has {[value.name for value in inputs]}")
     names = _named_dimensions(inputs, shapes)
@@ -35,6 +42,27 @@ def bind_inputs(graph: GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> dic
             "such as --input-shape image=1x3x224x224"
         )
     return types
+
+
+def bind_values(graph: GraphProto, values: Mapping[str, float | int | bool]) -> dict[str, NDArray[Any]]:
+    """Return inputs that are given by numbers as constants; raises OptionError."""
+    inputs = {value.name: value for value in _inputs(graph)}
+    if unknown := sorted(set(values) - set(inputs)):
+        raise OptionError(f"the model has no inputs {unknown}; it has {list(inputs)}")
+    constants: dict[str, NDArray[Any]] = {}
+    for name, number in values.items():
+        tensor = _tensor(inputs[name])
+        if any(d.dim_value > 1 for d in tensor.shape.dim):
+            shape = "x".join(_dimension_texts(tensor))
+            raise OptionError(f"input {name!r} is {shape}, not one number: it cannot be given by a value")
+        constants[name] = np.full((1,) * len(tensor.shape.dim), number, ONNX_TYPES[tensor.elem_type].numpy)
+    return constants
+
+
+def _inputs(graph: GraphProto) -> list[ValueInfoProto]:
+    """Return the inputs that have no numbers in the file."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in constants]
 
 
 def _tensor(value: ValueInfoProto) -> TypeProto.Tensor:
@@ -57,9 +85,9 @@ def _named_dimensions(inputs: Iterable[ValueInfoProto], shapes: Mapping[str, tup
         if len(dimensions) != len(shape):
             raise OptionError(f"input {value.name!r} has {len(dimensions)} dimensions, got the shape {list(shape)}")
         for dimension, size in zip(dimensions, shape, strict=True):
-            if dimension.HasField("dim_value") and dimension.dim_value not in {0, size}:
+            if dimension.dim_value > 0 and dimension.dim_value != size:
                 raise OptionError(f"input {value.name!r} has {_dimension_texts(value.type.tensor_type)}, got {shape}")
-            if dimension.dim_param and names.setdefault(dimension.dim_param, size) != size:
+            if dimension.dim_param not in _NAMELESS and names.setdefault(dimension.dim_param, size) != size:
                 raise OptionError(f"dimension {dimension.dim_param!r} is {names[dimension.dim_param]} and {size}")
     return names
 

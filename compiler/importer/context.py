@@ -1,7 +1,7 @@
 """What a converter sees of the node that it converts: attributes, inputs, and the graph that it adds to."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,36 @@ class NotConvertibleError(Exception):
     """A node cannot be converted; the text says why. Becomes one line of an UnsupportedError."""
 
 
+class Body:
+    """The body of a branch or a loop, as a graph under construction."""
+
+    def __init__(self, graph: GraphBuilder, inputs: list[str], outputs: list[str], captured: list[str]) -> None:
+        self.graph = graph
+        self.inputs = inputs
+        """Those that the node gives it; behind them the graph has one for each captured value."""
+        self.outputs = outputs
+        self.captured = captured
+        """Values of the graph around it."""
+
+
+class Bodies(Protocol):
+    """Converts the bodies of a node."""
+
+    def convert(self, graph: GraphProto, formals: Sequence[TensorType]) -> Body:
+        """Return a body as a graph of its own; its inputs have the given types."""
+
+    def inline(self, graph: GraphProto) -> list[str]:
+        """Convert a body where the node stands; return the values of its outputs."""
+
+
 class NodeContext:
     """One ONNX node. Inputs are given by position; results are set by position."""
 
-    def __init__(self, node: NodeProto, opset: int, inputs: Sequence[str | None], graph: GraphBuilder) -> None:
+    def __init__(
+        self, node: NodeProto, opset: int, inputs: Sequence[str | None], graph: GraphBuilder, bodies: Bodies
+    ) -> None:
         self.node = node
+        self.bodies = bodies
         self.opset = opset
         self.graph = graph
         self.results: dict[int, str] = {}

@@ -149,8 +149,13 @@ class GraphBuilder:
         dtype = self._types[name].dtype
         return self.add(ops.Reduce(tuple(sorted(axes)), identity(dtype), combine, finish or identity(dtype)), name)
 
-    def graph(self, outputs: Sequence[str]) -> Graph:
-        """Return the graph with these outputs; what they do not need is left out."""
+    @property
+    def inputs(self) -> list[str]:
+        """The inputs, in the order in which they were added."""
+        return list(self._inputs)
+
+    def graph(self, outputs: Sequence[str], inputs: Sequence[str] | None = None) -> Graph:
+        """Return the graph with these outputs, and its inputs in a given order; what nobody needs is left out."""
         needed = set(outputs)
         nodes: list[Node] = []
         for node in reversed(self._nodes):
@@ -165,7 +170,7 @@ class GraphBuilder:
             nodes=tuple(reversed(nodes)),
             types=types,
             constants={name: array for name, array in self._constants.items() if name in needed},
-            inputs=tuple(self._inputs),
+            inputs=tuple(self._inputs if inputs is None else inputs),
             outputs=tuple(outputs),
         )
 

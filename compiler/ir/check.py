@@ -1,7 +1,7 @@
 """What must hold of every graph between two passes; a pass that breaks it is found at once."""
 
 from compiler.errors import InternalError
-from compiler.ir.graph import Graph, type_of
+from compiler.ir.graph import Graph, bodies, type_of
 from compiler.ir.typing import output_types
 
 
@@ -22,5 +22,7 @@ def check(graph: Graph, what: str) -> None:
         if known.intersection(node.outputs):
             raise InternalError(f"after {what}: {node.name} computes {node.outputs} a second time")
         known.update(node.outputs)
+        for name, body in bodies(node.operation).items():
+            check(body, f"{what}, in {name} of {node.name}")
     if missing := [name for name in graph.outputs if name not in known]:
         raise InternalError(f"after {what}: outputs {missing} are not computed")

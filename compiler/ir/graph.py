@@ -48,8 +48,8 @@ class Node(msgspec.Struct, frozen=True):
     outputs: tuple[str, ...]
 
 
-class Graph(msgspec.Struct, frozen=True):
-    """A model, or the body of a branch or a loop."""
+class Graph(msgspec.Struct, frozen=True, eq=False):
+    """A model, or the body of a branch or a loop. Each is only equal to itself."""
 
     nodes: tuple[Node, ...]
     types: dict[str, TensorType]
@@ -69,6 +69,12 @@ class Graph(msgspec.Struct, frozen=True):
     def producers(self) -> dict[str, Node]:
         """Return the node that makes each value, for those that a node makes."""
         return {name: node for node in self.nodes for name in node.outputs}
+
+
+def bodies(operation: Operation) -> dict[str, Graph]:
+    """Return the graphs inside an operation, by the names of its fields."""
+    found = {name: getattr(operation, name) for name in operation.__struct_fields__}
+    return {name: value for name, value in found.items() if isinstance(value, Graph)}
 
 
 def type_of(array: Array) -> TensorType:

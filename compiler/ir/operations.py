@@ -5,10 +5,15 @@ is elementwise, `Reduce` for whatever sums up, and views for whatever only moves
 types they give, `compiler.ir.reference` what they mean.
 """
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from compiler.formula import Formula
 from compiler.formula.formula import Number
+
+if TYPE_CHECKING:
+    from compiler.ir.graph import Graph
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -155,3 +160,37 @@ class Softmax(Operation, frozen=True):
     """Along the last axis: e**x / sum, or its logarithm."""
 
     is_log: bool
+
+
+class If(Operation, frozen=True):
+    """Compute one of two graphs, by the truth that is the first input; both take the other inputs."""
+
+    then: "Graph"
+    otherwise: "Graph"
+
+
+class Scan(Operation, frozen=True):
+    """Compute a graph again and again, with states that each round hands to the next.
+
+    Inputs: the states to begin with; values of which each round gets one entry along the first dimension; values that
+    every round sees. The graph takes the same and gives the next states and an entry for each stacked result. Results:
+    the last states, and the stacked values.
+    """
+
+    body: "Graph"
+    count: int
+    states: int
+    reversed_inputs: tuple[bool, ...]
+    """For each value that is taken apart, whether its last entry comes first."""
+    reversed_outputs: tuple[bool, ...]
+
+
+class While(Operation, frozen=True):
+    """Compute a graph while a truth holds, and at most a given number of times.
+
+    Inputs: the number (64 bits), the truth, the states to begin with, values that every round sees. The graph takes the
+    number of the round in place of the first, and gives the next truth and the next states. Results: the last states.
+    """
+
+    body: "Graph"
+    states: int

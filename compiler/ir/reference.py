@@ -160,6 +160,35 @@ def _conv(operation: ops.Conv, inputs: Sequence[Array]) -> Array:
     return evaluate_formula(operation.epilogue, [result, *extras])
 
 
+def _if(operation: ops.If, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    condition, *captured = inputs
+    return tuple(run(operation.then if condition else operation.otherwise, captured))
+
+
+def _scan(operation: ops.Scan, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    first = operation.states + len(operation.reversed_inputs)
+    states, taken, captured = list(inputs[: operation.states]), inputs[operation.states : first], inputs[first:]
+    taken = [t[::-1] if turned else t for t, turned in zip(taken, operation.reversed_inputs, strict=True)]
+    stacked: list[list[Array]] = [[] for _ in operation.reversed_outputs]
+    for number in range(operation.count):
+        results = run(operation.body, [*states, *(np.asarray(t[number]) for t in taken), *captured])
+        states = results[: operation.states]
+        for entries, entry in zip(stacked, results[operation.states :], strict=True):
+            entries.append(entry)
+    turned_outputs = zip(stacked, operation.reversed_outputs, strict=True)
+    return (*states, *(np.stack(entries[::-1] if turned else entries) for entries, turned in turned_outputs))
+
+
+def _while(operation: ops.While, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    count, condition, *rest = inputs
+    states, captured = rest[: operation.states], rest[operation.states :]
+    number = 0
+    while number < count and condition:
+        condition, *states = run(operation.body, [np.asarray(number), np.asarray(condition), *states, *captured])
+        number += 1
+    return tuple(states)
+
+
 _DEFINITIONS: dict[type[ops.Operation], Callable[[Any, Sequence[Array]], Array | tuple[Array, ...]]] = {
     ops.Map: _map,
     ops.Reduce: _reduce,
@@ -173,4 +202,7 @@ _DEFINITIONS: dict[type[ops.Operation], Callable[[Any, Sequence[Array]], Array |
     ops.MatMul: _matmul,
     ops.Conv: _conv,
     ops.Softmax: _softmax,
+    ops.If: _if,
+    ops.Scan: _scan,
+    ops.While: _while,
 }

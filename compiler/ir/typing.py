@@ -9,7 +9,7 @@ from compiler.dtypes import DType
 from compiler.errors import InternalError
 from compiler.formula import Formula
 from compiler.ir import operations as ops
-from compiler.ir.graph import TensorType
+from compiler.ir.graph import Graph, TensorType
 
 Inputs = Sequence[TensorType]
 Types = tuple[TensorType, ...]
@@ -126,6 +126,46 @@ def _top(operation: ops.Top, inputs: Inputs) -> Types:
     return TensorType(inputs[0].dtype, shape), TensorType(DType.I64, shape)
 
 
+def _if(operation: ops.If, inputs: Inputs) -> Types:
+    condition, *captured = inputs
+    _require(condition == TensorType(DType.BOOL, ()), operation, inputs[:1])
+    for graph in (operation.then, operation.otherwise):
+        _require(_input_types(graph) == captured, operation, captured)
+    _require(_result_types(operation.then) == _result_types(operation.otherwise), operation, captured)
+    return tuple(_result_types(operation.then))
+
+
+def _scan(operation: ops.Scan, inputs: Inputs) -> Types:
+    first = operation.states + len(operation.reversed_inputs)
+    states, taken, captured = inputs[: operation.states], inputs[operation.states : first], inputs[first:]
+    entries = [TensorType(t.dtype, t.shape[1:]) for t in taken]
+    _require(_input_types(operation.body) == [*states, *entries, *captured], operation, inputs)
+    _require(all(t.shape[0] == operation.count for t in taken), operation, taken)
+    results = _result_types(operation.body)
+    _require(results[: operation.states] == list(states), operation, results)
+    stacked = [TensorType(t.dtype, (operation.count, *t.shape)) for t in results[operation.states :]]
+    _require(len(stacked) == len(operation.reversed_outputs), operation, results)
+    return (*states, *stacked)
+
+
+def _while(operation: ops.While, inputs: Inputs) -> Types:
+    number, condition, *rest = inputs
+    states = rest[: operation.states]
+    expected = [TensorType(DType.I64, ()), TensorType(DType.BOOL, ())]
+    _require([number, condition] == expected, operation, inputs[:2])
+    _require(_input_types(operation.body) == [*expected, *rest], operation, inputs)
+    _require(_result_types(operation.body) == [expected[1], *states], operation, _result_types(operation.body))
+    return tuple(states)
+
+
+def _input_types(graph: Graph) -> list[TensorType]:
+    return [graph.types[name] for name in graph.inputs]
+
+
+def _result_types(graph: Graph) -> list[TensorType]:
+    return [graph.types[name] for name in graph.outputs]
+
+
 def _matmul(operation: ops.MatMul, inputs: Inputs) -> Types:
     a, b, bias, *extras = inputs
     _require(a.rank >= 2 and b.rank >= 2 and a.shape[-1] == b.shape[-2], operation, inputs)
@@ -162,7 +202,7 @@ def _check_args(formula: Formula, inputs: Inputs) -> None:
 
 def _require(condition: bool, operation: ops.Operation, inputs: Inputs) -> None:
     if not condition:
-        raise InternalError(f"{operation} does not take {', '.join(map(str, inputs))}")
+        raise InternalError(f"{type(operation).__name__} does not take {', '.join(map(str, inputs))}")
 
 
 _RULES: dict[type[ops.Operation], Callable[[Any, Inputs], Types]] = {
@@ -178,4 +218,7 @@ _RULES: dict[type[ops.Operation], Callable[[Any, Inputs], Types]] = {
     ops.MatMul: _matmul,
     ops.Conv: _conv,
     ops.Softmax: _softmax,
+    ops.If: _if,
+    ops.Scan: _scan,
+    ops.While: _while,
 }

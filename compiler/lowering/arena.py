@@ -2,6 +2,7 @@
 
 Buffers are placed by size, the largest first, each at the lowest place that is free while it lives (greedy by size,
 after Pisarchyk and Lee, 2020). A step that may overwrite what it reads takes over its buffer, if nobody needs it later.
+What a loop reads from outside lives until its end.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,9 +33,14 @@ def plan_arena(
     buffers: Iterable[Buffer], steps: Sequence[Step], inputs: Iterable[int], outputs: Iterable[int]
 ) -> ArenaPlan:
     """Return the plan for the buffers that are no constants; inputs live from the start, outputs to the end."""
+    timeline, loops = _timeline(steps)
     sizes = {b.number: aligned(b.size_bytes) for b in buffers if b.constant is None}
-    lives = _lives(sizes, steps, inputs, outputs)
-    owners = _merge_overwritten(lives, steps, set(outputs))
+    lives = _lives(sizes, timeline, inputs, outputs)
+    for first, last in loops:
+        for life in lives.values():
+            if life.first < first <= life.last < last:
+                life.last = last
+    owners = _merge_overwritten(lives, timeline, set(outputs))
     placed: list[tuple[int, _Life]] = []
     offsets: dict[int, int] = {}
     for number, life in sorted(lives.items(), key=lambda item: (-item[1].size_bytes, item[1].first, item[0])):
@@ -43,12 +49,36 @@ def plan_arena(
     for number, owner in owners.items():
         offsets[number] = offsets[owner]
     size = max((offset + life.size_bytes for offset, life in placed), default=0)
-    return ArenaPlan(offsets=offsets, size_bytes=size, bound_bytes=_bound(lives.values(), len(steps)))
+    return ArenaPlan(offsets=offsets, size_bytes=size, bound_bytes=_bound(lives.values(), len(timeline)))
 
 
 def aligned(size_bytes: int) -> int:
     """Return a size rounded up to the alignment of buffers."""
     return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def _timeline(steps: Sequence[Step]) -> tuple[list[Step], list[tuple[int, int]]]:
+    """Return all steps in one row, and from where to where each loop goes, inner ones first.
+
+    A step with others inside is there twice, before and behind them: what it reads and writes lives all the while.
+    """
+    row: list[Step] = []
+    loops: list[tuple[int, int]] = []
+
+    def add(step: Step) -> None:
+        first = len(row)
+        row.append(step)
+        for block in step.blocks:
+            for inner in block:
+                add(inner)
+        if step.blocks:
+            row.append(step)
+            if step.is_loop:
+                loops.append((first, len(row) - 1))
+
+    for step in steps:
+        add(step)
+    return row, loops
 
 
 def _lives(

@@ -27,6 +27,11 @@ from compiler.lowering.step import Buffer, Emitter, Step
 Array = NDArray[Any]
 
 
+Rule = Callable[["Lowering", Node, Any], None]
+RULES: dict[type[ops.Operation], Rule] = {}
+"""How each operation is lowered; `compiler.lowering.nodes` fills it."""
+
+
 class Lowered(msgspec.Struct, frozen=True):
     """A graph as steps on buffers."""
 
@@ -36,18 +41,41 @@ class Lowered(msgspec.Struct, frozen=True):
     outputs: tuple[Placement, ...]
 
 
+class Memory:
+    """All buffers of a model, those of the bodies of its branches and loops included."""
+
+    def __init__(self) -> None:
+        self.buffers: list[Buffer] = []
+        self._constants: dict[bytes, int] = {}
+
+    def add(self, size_bytes: int) -> int:
+        """Return a new buffer."""
+        self.buffers.append(Buffer(len(self.buffers), size_bytes))
+        return len(self.buffers) - 1
+
+    def constant(self, raw: bytes) -> int:
+        """Return the buffer of a constant; equal ones share it."""
+        if raw not in self._constants:
+            self._constants[raw] = len(self.buffers)
+            self.buffers.append(Buffer(len(self.buffers), len(raw), raw))
+        return self._constants[raw]
+
+    def is_constant(self, number: int) -> bool:
+        """Whether a buffer is a constant."""
+        return self.buffers[number].constant is not None
+
+
 class Lowering:
     """A graph on its way to steps; the families of operations add theirs through the methods here."""
 
-    def __init__(self, graph: Graph, target: Target) -> None:
+    def __init__(self, graph: Graph, target: Target, memory: Memory | None = None) -> None:
         self.graph = graph
         self.target = target
         self.layer = "model"
         self._layouts = choose_layouts(graph)
+        self._memory = memory or Memory()
         self._steps: list[Step] = []
-        self._buffers: list[Buffer] = []
         self._placements: dict[str, Placement] = {}
-        self._constants: dict[bytes, int] = {}
         self._copies: dict[tuple[Placement, Layout], Placement] = {}
 
     def type(self, name: str) -> TensorType:
@@ -66,15 +94,8 @@ class Lowering:
         return self._placements[name]
 
     def constant(self, array: Array) -> int:
-        """Return the buffer of constant numbers; equal ones share it."""
-        raw = np.ascontiguousarray(array).tobytes()
-        if raw not in self._constants:
-            self._constants[raw] = self._buffer(len(raw), raw)
-        return self._constants[raw]
-
-    def scratch(self, size_bytes: int) -> int:
-        """Return a buffer for what is needed between steps."""
-        return self._buffer(size_bytes, None)
+        """Return the buffer of constant numbers."""
+        return self._memory.constant(np.ascontiguousarray(array).tobytes())
 
     def place(self, kind: TensorType, layout: Layout) -> Placement:
         """Return a new place for a value; its border is made by `clear_border`."""
@@ -85,7 +106,7 @@ class Lowering:
             strides[axis] = step
             step *= extents[axis]
         offset = sum(stride * before for stride, (before, _) in zip(strides, layout.border, strict=True))
-        buffer = self._buffer(step * kind.dtype.item_bytes, None)
+        buffer = self._memory.add(step * kind.dtype.item_bytes)
         placement = Placement(buffer, kind.dtype, kind.shape, tuple(strides), offset, layout.border)
         if any(before or after for before, after in layout.border):
             self._clear_border(placement, layout)
@@ -100,6 +121,27 @@ class Lowering:
     def alias(self, name: str, placement: Placement) -> None:
         """Let a value lie where another one does."""
         self._placements[name] = placement
+
+    def block(
+        self,
+        reads: Sequence[Placement],
+        writes: Sequence[Placement],
+        blocks: Sequence[Sequence[Step]],
+        emit: Callable[[Emitter], None],
+        *,
+        is_loop: bool,
+    ) -> None:
+        """Add a step with others inside."""
+        self._steps.append(
+            Step(
+                self.layer,
+                tuple(p.buffer for p in reads),
+                tuple(p.buffer for p in writes),
+                emit,
+                blocks=tuple(tuple(block) for block in blocks),
+                is_loop=is_loop,
+            )
+        )
 
     def step(
         self,
@@ -138,6 +180,12 @@ class Lowering:
             self._copies[key] = target
         return self._copies[key]
 
+    def aside(self, source: Placement) -> Placement:
+        """Return a new place with a copy of a value."""
+        target = self.place_dense(source)
+        self.map(identity(source.dtype), target, [source])
+        return target
+
     def dense(self, source: Placement) -> Placement:
         """Return a place of a value in row-major order without gaps."""
         return source if source.is_dense else self.copy(source, Layout.row_major(len(source.shape)))
@@ -160,20 +208,40 @@ class Lowering:
         if source != target:
             self.map(identity(source.dtype), target, [source])
 
-    def run(self, lower_node: Callable[["Lowering", Node], None]) -> Lowered:
-        """Lower all nodes."""
+    def run(self) -> Lowered:
+        """Lower the whole graph, with places of its own for its inputs and outputs."""
+        inputs = []
         for name in self.graph.inputs:
             kind = self.type(name)
-            self._placements[name] = dense(self._buffer(kind.size_bytes, None), kind.dtype, kind.shape)
-        inputs = tuple(self._placements[name] for name in self.graph.inputs)
+            inputs.append(dense(self._memory.add(kind.size_bytes), kind.dtype, kind.shape))
+        self._lower_nodes(inputs)
+        outputs = self._lower_outputs(inputs)
+        return Lowered(tuple(self._steps), tuple(self._memory.buffers), tuple(inputs), outputs)
+
+    def inside(self, graph: Graph, inputs: Sequence[Placement]) -> "Lowering":
+        """Return a body of a node, lowered with its inputs where they lie."""
+        inner = Lowering(graph, self.target, self._memory)
+        inner.layer = self.layer
+        inner._lower_nodes(inputs)
+        return inner
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps so far."""
+        return tuple(self._steps)
+
+    def outputs(self) -> list[Placement]:
+        """Return where the results of the graph lie."""
+        return [self.placement(name) for name in self.graph.outputs]
+
+    def _lower_nodes(self, inputs: Sequence[Placement]) -> None:
+        self._placements.update(zip(self.graph.inputs, inputs, strict=True))
         for node in self.graph.nodes:
             self.layer = node.name
             if isinstance(node.operation, ops.View):
                 self._lower_view(node, node.operation)
             else:
-                lower_node(self, node)
-        outputs = self._lower_outputs(inputs)
-        return Lowered(tuple(self._steps), tuple(self._buffers), inputs, outputs)
+                RULES[type(node.operation)](self, node, node.operation)
 
     def _lower_view(self, node: Node, operation: ops.View) -> None:
         source = self.placement(node.inputs[0])
@@ -182,14 +250,15 @@ class Lowering:
             raise InternalError(f"{node.name}: no view of a dense value")
         self.alias(node.outputs[0], placement)
 
-    def _lower_outputs(self, inputs: tuple[Placement, ...]) -> tuple[Placement, ...]:
+    def _lower_outputs(self, inputs: Sequence[Placement]) -> tuple[Placement, ...]:
         """Return a dense place for each output, in no buffer of an input, of a constant or of another output."""
-        taken = {p.buffer for p in inputs} | {b.number for b in self._buffers if b.constant is not None}
+        taken = {p.buffer for p in inputs}
         outputs = []
         for name in self.graph.outputs:
             placement = self.placement(name)
             self.layer = "outputs"
-            if not (placement.is_dense and placement.offset == 0) or placement.buffer in taken:
+            is_whole = placement.is_dense and placement.offset == 0
+            if not is_whole or placement.buffer in taken or self._memory.is_constant(placement.buffer):
                 target = self.place(self.type(name), Layout.row_major(self.type(name).rank))
                 self.map(identity(placement.dtype), target, [placement])
                 placement = target
@@ -210,10 +279,6 @@ class Lowering:
             e.do(e.kernel(kernel, lambda f: write_fill(f, kernel))(e.buffer_address(placement.buffer)))
 
         self.step([], [placement], emit)
-
-    def _buffer(self, size_bytes: int, constant: bytes | None) -> int:
-        self._buffers.append(Buffer(len(self._buffers), size_bytes, constant))
-        return len(self._buffers) - 1
 
 
 def elements(shape: Sequence[int]) -> int:

@@ -1,24 +1,18 @@
 """Which steps each operation becomes."""
 
-from collections.abc import Callable
-from typing import Any
-
 from compiler.formula import Writer
-from compiler.ir import Node
+from compiler.ir import Graph, Node
 from compiler.ir import operations as ops
+from compiler.kernels.target import Target
 from compiler.loops.reduce import ReduceKernel, write_reduce
 from compiler.loops.rows import SoftmaxKernel, write_softmax
+from compiler.lowering.control import lower_if, lower_scan, lower_while
 from compiler.lowering.convolution import lower_conv
 from compiler.lowering.indexing import lower_extreme, lower_lookup, lower_running, lower_scatter, lower_top
-from compiler.lowering.lowering import Lowering, elements
+from compiler.lowering.lowering import RULES, Lowered, Lowering, elements
 from compiler.lowering.matrix import lower_matmul
 from compiler.lowering.placement import Placement, broadcast, view
 from compiler.lowering.step import Emitter
-
-
-def lower_node(low: Lowering, node: Node) -> None:
-    """Add the steps of a node."""
-    _RULES[type(node.operation)](low, node, node.operation)
 
 
 def _lower_map(low: Lowering, node: Node, operation: ops.Map) -> None:
@@ -116,17 +110,27 @@ def _lower_pad(low: Lowering, node: Node, operation: ops.Pad) -> None:
     low.move(source, _part(output, tuple(starts), tuple(counts)))
 
 
-_RULES: dict[type[ops.Operation], Callable[[Lowering, Node, Any], None]] = {
-    ops.Map: _lower_map,
-    ops.Reduce: _lower_reduce,
-    ops.Concat: _lower_concat,
-    ops.Pad: _lower_pad,
-    ops.Lookup: lower_lookup,
-    ops.Scatter: lower_scatter,
-    ops.Running: lower_running,
-    ops.Extreme: lower_extreme,
-    ops.Top: lower_top,
-    ops.MatMul: lower_matmul,
-    ops.Conv: lower_conv,
-    ops.Softmax: _lower_softmax,
-}
+RULES.update(
+    {
+        ops.Map: _lower_map,
+        ops.Reduce: _lower_reduce,
+        ops.Concat: _lower_concat,
+        ops.Pad: _lower_pad,
+        ops.Lookup: lower_lookup,
+        ops.Scatter: lower_scatter,
+        ops.Running: lower_running,
+        ops.Extreme: lower_extreme,
+        ops.Top: lower_top,
+        ops.MatMul: lower_matmul,
+        ops.Conv: lower_conv,
+        ops.Softmax: _lower_softmax,
+        ops.If: lower_if,
+        ops.Scan: lower_scan,
+        ops.While: lower_while,
+    }
+)
+
+
+def lower(graph: Graph, target: Target) -> Lowered:
+    """Return a graph as steps."""
+    return Lowering(graph, target).run()

@@ -1,6 +1,6 @@
 """What is to be done, in order: steps that read and write buffers, and write their code when addresses are known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -29,6 +29,9 @@ class Emitter(Protocol):
     def do(self, effect: Effect) -> None:
         """Write code into the function of the layer."""
 
+    def run(self, steps: "Sequence[Step]") -> None:
+        """Write steps, as calls of the functions of their layers from the function of this one."""
+
 
 class Step(msgspec.Struct, frozen=True):
     """One piece of work of a layer."""
@@ -41,6 +44,9 @@ class Step(msgspec.Struct, frozen=True):
     multiply_adds: int = 0
     may_overwrite: bool = False
     """Whether the first buffer that is written may be the first one that is read, if both lie alike."""
+    blocks: "tuple[tuple[Step, ...], ...]" = ()
+    """Steps inside this one: branches, or the body of a loop."""
+    is_loop: bool = False
 
 
 class Buffer(msgspec.Struct, frozen=True):

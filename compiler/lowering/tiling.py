@@ -4,7 +4,7 @@ from typing import Final
 
 from compiler.kernels.tiles import LANES
 
-# Relative speed of tiles by rows and vectors of columns, measured on x86-64 with relaxed SIMD (benchmarks/kernels.py).
+# Estimated relative speed of tiles by rows and vectors of columns; only their order decides, and no figure rests on it.
 _SPEED: Final[dict[int, dict[int, float]]] = {
     1: {4: 0.55, 6: 0.62, 8: 0.66, 10: 0.68, 2: 0.32, 3: 0.44, 1: 0.17, 5: 0.6, 7: 0.65, 9: 0.67},
     2: {1: 0.28, 2: 0.48, 3: 0.64, 4: 0.78, 5: 0.86, 6: 0.92, 7: 0.97, 8: 1.0, 9: 0.97, 10: 1.0},

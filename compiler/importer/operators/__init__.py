@@ -2,11 +2,13 @@
 
 from compiler.importer.operators import (
     activation,
+    control,
     einsum,
     elementwise,
     indexing,
     linear,
     pooling,
+    recurrent,
     reduction,
     resizing,
     shaping,
@@ -15,11 +17,13 @@ from compiler.importer.operators import (
 
 __all__ = [
     "activation",
+    "control",
     "einsum",
     "elementwise",
     "indexing",
     "linear",
     "pooling",
+    "recurrent",
     "reduction",
     "resizing",
     "shaping",
