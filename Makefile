@@ -41,7 +41,7 @@ fuzz: $(VENV)/.ready-dev
 
 docs: $(VENV)/.ready-dev
 	$(BIN)/python -m controller.cli.reference > docs/CLI.md
-	$(BIN)/python -m controller.query_reference > docs/QUERIES.md
+	$(BIN)/python -m controller.queries.reference > docs/QUERIES.md
 	$(BIN)/python -m tests.docs_blocks
 
 clean:

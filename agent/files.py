@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from agent import faults
+from agent import durable, faults
 from agent.errors import CorruptFileError, DiskFullError, DiskQuotaError
-from agent.identity import sync_folder
 from protocol.chunks import ChunkIndex
 from protocol.compression import Decompressor
 from protocol.errors import DigestError, ProtocolError
@@ -95,11 +94,9 @@ class Files:
         try:
             with _disk_errors(), source.open("rb") as pieces, draft.open("wb") as out:
                 self._decode(pieces.read, index, file, out.write)
-                out.flush()
-                os.fsync(out.fileno())
+                durable.sync(out)
             faults.reach("fetch.before_rename")
-            draft.rename(self._folder / file.digest)
-            sync_folder(self._folder)
+            durable.rename(draft, self._folder / file.digest)
             faults.reach("fetch.after_rename")
             self.forget_partial(blob)
         except ProtocolError:

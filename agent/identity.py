@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from agent import durable
 from agent.errors import IdentityError
 from protocol.errors import ProtocolError
 from protocol.identifiers import DeviceId, parse_device_id
@@ -92,28 +93,10 @@ def save_identity(state_dir: Path, files: dict[str, bytes]) -> None:
     draft.mkdir(mode=0o700, parents=True)
     try:
         for name, content in files.items():
-            _write_private(draft / name, content)
-        sync_folder(draft)
+            durable.create(draft / name, content)
         if folder.exists():
             raise IdentityError(f"this device is enrolled already; {folder} was not changed")
         draft.rename(folder)
-        sync_folder(state_dir)
+        durable.sync_folder(state_dir)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -5,7 +5,6 @@ once more with floors from the agent's database, so that losing the folder does 
 rollback. Floors belong to the keys of a role: a root that replaces the keys also heals versions that a thief raised.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -22,8 +21,7 @@ from tuf.api.exceptions import (
 from tuf.api.metadata import Metadata, Root, Targets
 from tuf.ngclient import FetcherInterface, Updater
 
-from agent import faults
-from agent.identity import sync_folder
+from agent import durable, faults
 from protocol import limits
 from protocol.assignment import parse_metadata
 from protocol.codec import sha256
@@ -106,17 +104,6 @@ def floor_name(name: str, root: Root, role: str) -> str:
     return f"{name}@{sha256(' '.join(sorted(root.roles[role].keyids)).encode())[:16]}"
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, whole or not at all, so that it survives a loss of power."""
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
-
-
 class _SetFetcher(FetcherInterface):
     """Serves the files of one metadata set; what is not there is definitely absent."""
 
@@ -148,7 +135,7 @@ class _Updater(Updater):
     def _persist_file(self, filename: str, data: bytes) -> None:
         path = Path(filename)
         if not path.exists() or path.read_bytes() != data:
-            write_synced(path, data)
+            durable.replace(path, data)
 
 
 def _translated(error: Exception) -> TrustError | MalformedError:

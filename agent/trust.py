@@ -13,12 +13,12 @@ from typing import Final, Literal, Protocol
 import msgspec
 from tuf.api.metadata import Root, Targets
 
-from agent import faults
+from agent import durable, faults
 from agent.clock import BUILD_TIME_MS, trusted_now
 from agent.engine import Goal
 from agent.engine.events import AssignmentAccepted
 from agent.identity import Identity
-from agent.image_repository import ImageRepository, floor_name, write_synced
+from agent.image_repository import ImageRepository, floor_name
 from protocol import limits
 from protocol.assignment import AssignedRelease, VerifiedAssignment, verify_assignment
 from protocol.errors import ExpiredError, LimitExceededError, ProtocolError, RollbackError
@@ -181,7 +181,7 @@ class Trust:
         self._check_root_floor(root)
         newest = root.version
         if newest > walk_roots(trusted, {}).signed.version:
-            write_synced(self._director_root_path, opened.director[f"{newest}.root.json"].encode())
+            durable.replace(self._director_root_path, opened.director[f"{newest}.root.json"].encode())
         self._store.raise_floors({_ROOT_FLOOR: newest})
 
     def _check_root_floor(self, root: Root) -> None:

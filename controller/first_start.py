@@ -7,10 +7,10 @@ from cryptography import x509
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from controller import metadata
-from controller.assigning import TELEMETRY_INTERVAL
 from controller.core import Core
-from controller.memory import name_instance
+from controller.delivery import metadata
+from controller.delivery.assigning import TELEMETRY_INTERVAL
+from controller.delivery.memory import name_instance
 from controller.store import outbox
 from controller.store.metadata import keep, newest
 from controller.store.models import DeviceRow, MetadataRow

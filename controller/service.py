@@ -16,24 +16,24 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from controller import durable
+from agent import durable
 from controller.api.app import device_app, operator_app
 from controller.api.office import Addresses, Office
 from controller.api.schema import Info
 from controller.core import Core, Trust, World
+from controller.delivery.memory import instance_name
+from controller.delivery.mqtt import MqttLink
+from controller.delivery.publisher import Publisher
+from controller.delivery.wants import Wants
 from controller.first_start import prepare
-from controller.ingest import Ingest
 from controller.listeners import Listener, bind, serve_all, url_of
-from controller.memory import instance_name
-from controller.mqtt import MqttLink
-from controller.publisher import Publisher
-from controller.query import Queries
+from controller.queries.query import Queries
 from controller.reads.targets import describe_signed
+from controller.reports.ingest import Ingest
 from controller.store.engine import Store
 from controller.store.files import FileStore
 from controller.store.lock import exclusive
 from controller.store.times import Clock
-from controller.wants import Wants
 from controller.workspace import ServerHome
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner
 
-from controller import durable
+from agent import durable
 from controller.config import InitialSettings, OperatorConfig, ServerConfig, read_config, read_file
 from controller.errors import WorkspaceError
 from controller.trust.authority import Authority, KeyPair, create_authority
@@ -214,7 +214,7 @@ def create_workspace(  # noqa: PLR0913 - the options of `fleetctl init`, each wi
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        durable.sync_directory(path.parent)
+        durable.sync_folder(path.parent)
     except OSError as error:
         raise WorkspaceError(
             f"cannot make {path}: {error.strerror}", hint="name a folder that you may write"
@@ -241,17 +241,17 @@ def _fill(path: Path, settings: InitialSettings, now: datetime) -> None:
     director_root = sign_director_root(director_roots, director=director, now=now)
     token = secrets.token_urlsafe(32).encode() + b"\n"
     for home in (operator.path, server.path):
-        durable.write_new(home / "image_root.json", image_root)
-        durable.write_new(home / "director_root.json", director_root)
-        durable.write_new(home / "api.token", token)
-    durable.write_new(operator.path / "config.toml", settings.operator_toml().encode())
-    durable.write_new(server.path / "config.toml", settings.server_toml().encode())
-    durable.write_new(server.path / "first_targets.json", first_targets(targets, now))
+        durable.create(home / "image_root.json", image_root)
+        durable.create(home / "director_root.json", director_root)
+        durable.create(home / "api.token", token)
+    durable.create(operator.path / "config.toml", settings.operator_toml().encode())
+    durable.create(server.path / "config.toml", settings.server_toml().encode())
+    durable.create(server.path / "first_targets.json", first_targets(targets, now))
     authority = create_authority(now)
-    durable.write_new(server.path / "ca.pem", authority.pair.certificate_pem)
-    durable.write_new(server.path / "ca.key", authority.pair.key_pem)
+    durable.create(server.path / "ca.pem", authority.pair.certificate_pem)
+    durable.create(server.path / "ca.key", authority.pair.key_pem)
     listener = authority.issue_listener_certificate(settings.host, now)
-    durable.write_new(server.listener_certificate_path, listener.certificate_pem)
-    durable.write_new(server.listener_key_path, listener.key_pem)
+    durable.create(server.listener_certificate_path, listener.certificate_pem)
+    durable.create(server.listener_key_path, listener.key_pem)
     for folder in (operator.path, server.path, path):
-        durable.sync_directory(folder)
+        durable.sync_folder(folder)

@@ -13,16 +13,16 @@ ROOMS = ("protocol", "compiler", "agent", "controller")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "protocol": ("protocol",),
     "compiler": ("compiler", "protocol"),
-    "agent/runtime": ("agent.runtime", "protocol"),
+    "agent/runtime": ("agent.runtime", "agent.durable", "protocol"),
     "agent": ("agent", "protocol"),
-    "controller": ("controller", "protocol", "compiler", "agent.runtime", "agent.engine"),
+    "controller": ("controller", "protocol", "compiler", "agent.runtime", "agent.engine", "agent.durable"),
     "migrations": ("controller",),
 }
 """Of our own packages; the longest matching folder decides."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "wasmtime": ("agent/runtime/",),
-    "paho": ("agent/mqtt.py", "controller/mqtt.py"),
+    "paho": ("agent/mqtt.py", "controller/delivery/mqtt.py"),
     "iotcore": ("controller/broker.py", "controller/broker/"),
     "sqlalchemy": ("controller/", "migrations/"),
     "alembic": ("controller/", "migrations/"),

@@ -20,6 +20,7 @@ from typing import BinaryIO, Final
 
 from wasmtime import WasmtimeError
 
+from agent import durable
 from agent.runtime.capacity import cpu_features, runtime_name
 from agent.runtime.compiled import Compiled
 from agent.runtime.engine import settings
@@ -89,10 +90,7 @@ class ModuleCache:
                 with draft.open("rb") as file:
                     mac = self._mac(path.name, file)
                 draft.rename(path)
-            with self._draft(path) as draft:
-                _write_durably(draft, mac)
-                draft.rename(path.with_suffix(_MAC))
-            _sync_folder(self._folder)
+            durable.replace(path.with_suffix(_MAC), mac)
         except OSError as error:
             _log.warning("a compiled module could not be kept: %s", error)
             return None
@@ -156,18 +154,3 @@ def _stem(digest: str, stack_kib: int) -> str:
     """Return the name of an entry: what was compiled, and for what."""
     target = (runtime_name(), platform.machine(), cpu_features(), sorted(settings(stack_kib).items()))
     return f"{digest}-{hashlib.sha256(repr(target).encode()).hexdigest()[:32]}"
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wasmtime import Module, WasmtimeError
 
+from agent import durable
 from agent.runtime.cache import DISK_FAILED, DOES_NOT_COMPILE
 from agent.runtime.engine import engine_for
 from agent.runtime.errors import one_line
@@ -36,8 +37,7 @@ def main(stack_kib: int, memory_bytes: int, output: Path) -> int:
     try:
         with output.open("wb") as file:
             file.write(code)
-            file.flush()
-            os.fsync(file.fileno())
+            durable.sync(file)
     except OSError as error:
         sys.stdout.write(str(error))
         return DISK_FAILED

@@ -8,7 +8,7 @@ from litestar.params import SkipValidation
 
 from controller.api.schema import Info
 from controller.core import Core
-from controller.query import Queries
+from controller.queries.query import Queries
 from controller.trust.authority import Authority
 
 

@@ -4,9 +4,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Targets
 
-from controller import metadata
 from controller.api.schema import Release, TargetsAccepted
 from controller.core import Core
+from controller.delivery import metadata
 from controller.errors import RefusedError
 from controller.reads.releases import get_release, release_row
 from controller.store import audit, outbox

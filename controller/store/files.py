@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from agent import durable
 from protocol import chunks, limits
 from protocol.chunks import ChunkIndex
 from protocol.errors import DigestError, LimitExceededError
@@ -51,7 +52,8 @@ class Upload:
         found = self._hash.hexdigest()
         if found != self._digest:
             raise DigestError(f"expected a file with SHA-256 {self._digest}, got {found}: send it again")
-        _settle(self._stream, self._path, self._target)
+        durable.sync(self._stream)
+        durable.rename(self._path, self._target)
 
 
 class FileStore:
@@ -108,16 +110,5 @@ class FileStore:
     def _keep(self, name: str, data: bytes) -> None:
         with tempfile.NamedTemporaryFile(dir=self._folder / "incoming", delete=False) as stream:
             stream.write(data)
-            _settle(stream, Path(stream.name), self._blobs / name)
-
-
-def _settle(stream: IO[bytes], path: Path, target: Path) -> None:
-    """Make the content durable first, then the name."""
-    stream.flush()
-    os.fsync(stream.fileno())
-    path.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+            durable.sync(stream)
+            durable.rename(Path(stream.name), self._blobs / name)

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
 
-from controller import durable
+from agent import durable
 from controller.errors import WorkspaceError
 
 
@@ -18,7 +18,7 @@ def generate_signer() -> CryptoSigner:
 
 def save_signer(path: Path, signer: CryptoSigner) -> None:
     """Write the private key as PKCS #8 in PEM, mode 0600, durably; raises FileExistsError."""
-    durable.write_new(path, signer.private_bytes)
+    durable.create(path, signer.private_bytes)
 
 
 def load_signer(path: Path) -> CryptoSigner:

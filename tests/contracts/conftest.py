@@ -21,7 +21,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from controller.broker import BrokerProcess, start_broker
-from controller.mqtt import LinkSettings, MqttLink
+from controller.delivery.mqtt import LinkSettings, MqttLink
 
 Version = Literal["3.1.1", "5"]
 DEADLINE_S = 20.0

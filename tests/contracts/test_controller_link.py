@@ -12,8 +12,8 @@ import time
 import pytest
 
 from controller.broker import BrokerProcess
+from controller.delivery.mqtt import Outgoing
 from controller.errors import BrokerError
-from controller.mqtt import Outgoing
 from tests.contracts.conftest import DEADLINE_S, Received, wait_until
 
 
@@ -134,7 +134,7 @@ def test_an_error_of_the_handler_does_not_stop_the_next_message(url, make_link, 
 
 CONTROLLER = """
     import sys, time
-    from controller.mqtt import MqttLink
+    from controller.delivery.mqtt import MqttLink
 
     def handle(topic, payload, retained):
         print("handling", payload.decode(), flush=True)

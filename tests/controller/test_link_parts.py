@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.broker_address import BrokerAddress
-from controller.confirmations import Confirmations
+from controller.delivery.broker_address import BrokerAddress
+from controller.delivery.confirmations import Confirmations
+from controller.delivery.link import backoff_s
 from controller.errors import BrokerError
-from controller.link import backoff_s
 
 
 @pytest.mark.parametrize(

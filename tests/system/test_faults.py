@@ -2,7 +2,7 @@
 
 import pytest
 
-from controller.mqtt import MqttLink
+from controller.delivery.mqtt import MqttLink
 from protocol.topics import Topics
 from tests.system.rig import Rig, affine, wait_for
 

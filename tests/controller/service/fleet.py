@@ -18,17 +18,17 @@ from controller.commands import devices as device_commands
 from controller.commands import releases as release_commands
 from controller.commands import rollouts as rollout_commands
 from controller.core import Core, Trust, World
+from controller.delivery.link import Outgoing
+from controller.delivery.publisher import Publisher
+from controller.delivery.wants import Wants
 from controller.errors import BrokerError
 from controller.first_start import prepare
-from controller.ingest import Ingest, Message
-from controller.link import Outgoing
-from controller.publisher import Publisher
+from controller.reports.ingest import Ingest, Message
 from controller.store.audit import Actor
 from controller.store.engine import Store
 from controller.store.files import FileStore
 from controller.store.metadata import newest
 from controller.trust import image
-from controller.wants import Wants
 from controller.workspace import Workspace, create_workspace
 from protocol.admission import Capacity
 from protocol.enrollment import EnrollRequest

@@ -13,7 +13,7 @@ from controller.api.app import device_app, operator_app
 from controller.api.office import Addresses, Office
 from controller.api.schema import Info
 from controller.listeners import Listener, bind, serve_all, url_of
-from controller.query import Queries
+from controller.queries.query import Queries
 from tests.controller.service.fleet import FleetCore
 
 

@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 
 from controller.api.schema import InviteRequest, Rollout, RolloutRequest
-from controller.assigning import assign
 from controller.commands import devices as device_commands
 from controller.commands import releases as release_commands
 from controller.commands import rollouts as rollout_commands
+from controller.delivery.assigning import assign
 from controller.errors import ConflictError, ControllerError, NotFoundError, RefusedError
 from controller.reads.devices import get_device, resolve
 from controller.reads.releases import get_release, list_models, list_releases

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 
-from controller.ingest import Message
 from controller.reads.devices import get_device
 from controller.reads.rollouts import get_rollout
+from controller.reports.ingest import Message
 from controller.store import outbox
 from controller.store.models import AckRow, Base, DeviceRow, ReceiptRow, SampleRow, UsageRow
 from protocol import limits
@@ -305,7 +305,7 @@ def test_a_malformed_message_is_counted_and_nothing_else_happens(fleet: FleetCor
 def test_no_message_breaks_the_ingest(payload: bytes, topic: str) -> None:
     """Any topic, any bytes: the parser refuses or the queue takes them; it never raises."""
     from controller.counters import Counters  # noqa: PLC0415
-    from controller.ingest import Ingest  # noqa: PLC0415
+    from controller.reports.ingest import Ingest  # noqa: PLC0415
     from protocol.topics import Topics  # noqa: PLC0415
 
     class OnlyCounters:

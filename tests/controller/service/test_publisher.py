@@ -3,11 +3,11 @@
 import pytest
 from sqlalchemy import select
 
+from controller.delivery.wants import MAX_PENDING, QUIET_MS
 from controller.errors import BrokerError
 from controller.reads.devices import desired_versions, get_device
 from controller.store import outbox
 from controller.store.models import FileRow, InstalledRow, MetadataRow
-from controller.wants import MAX_PENDING, QUIET_MS
 from protocol.assignment import parse_metadata, verify_assignment
 from protocol.chunks import ChunkIndex, Offer
 from protocol.codec import sha256

@@ -8,8 +8,8 @@ import pytest
 
 from controller.api.schema import QueryRequest, QueryResult
 from controller.errors import NotFoundError, RefusedError
-from controller.query import MAX_ROWS, Queries
-from controller.query_reference import reference
+from controller.queries.query import MAX_ROWS, Queries
+from controller.queries.reference import reference
 from controller.store.models import Base
 from controller.store.views import VIEWS
 from protocol.errors import MalformedError
@@ -304,6 +304,6 @@ def test_a_path_with_odd_characters_is_only_a_path(tmp_path: Path) -> None:
 
 
 def test_the_page_about_queries_is_that_of_the_code() -> None:
-    """docs/QUERIES.md is what `python -m controller.query_reference` makes."""
+    """docs/QUERIES.md is what `python -m controller.queries.reference` makes."""
     page = Path(__file__).parents[3] / "docs" / "QUERIES.md"
     assert reference() == page.read_text()

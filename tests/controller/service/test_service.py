@@ -20,9 +20,9 @@ import pytest
 from controller.api.schema import Info, InviteRequest, RolloutRequest
 from controller.broker import BrokerProcess, start_broker
 from controller.client import FleetClient
+from controller.delivery.mqtt import MqttLink
 from controller.errors import ControllerError
 from controller.listeners import bind
-from controller.mqtt import MqttLink
 from controller.service import without_credentials
 from controller.trust import image
 from controller.workspace import Workspace, create_workspace

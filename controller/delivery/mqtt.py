@@ -20,9 +20,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from controller.confirmations import Confirmation, Confirmations
+from controller.delivery.confirmations import Confirmation, Confirmations
+from controller.delivery.link import Connection, Incoming, Link, LinkSettings, MqttVersion, Outgoing
 from controller.errors import BrokerError
-from controller.link import Connection, Incoming, Link, LinkSettings, MqttVersion, Outgoing
 from protocol import limits
 
 __all__ = ["LinkSettings", "MqttLink", "MqttVersion", "Outgoing"]

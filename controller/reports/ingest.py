@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from controller.core import Core
-from controller.receive import Consequences, receive_liveness, receive_receipts, receive_telemetry
+from controller.reports.receive import Consequences, receive_liveness, receive_receipts, receive_telemetry
 from controller.store.models import DeviceRow
 from protocol import limits
 from protocol.errors import LimitExceededError, ProtocolError

@@ -1,6 +1,6 @@
 """docs/QUERIES.md: every view with its columns, every named query with its SQL, made from the code.
 
-python -m controller.query_reference > docs/QUERIES.md
+python -m controller.queries.reference > docs/QUERIES.md
 """
 
 import sys
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from controller.api.schema import QueryRequest
-from controller.named_queries import NAMED
-from controller.query import ALLOWED_FUNCTIONS, MAX_ROWS, TIME_LIMIT_S, Queries
+from controller.queries.named import NAMED
+from controller.queries.query import ALLOWED_FUNCTIONS, MAX_ROWS, TIME_LIMIT_S, Queries
 from controller.store.engine import Store
 from controller.store.views import VIEWS
 
@@ -18,7 +18,7 @@ _PREAMBLE = f"""\
 # Questions to the database
 
 `fleetctl query` answers named questions, and SQL of your own over the views below; so does `POST /v1/query`. This page
-is made from the code by `python -m controller.query_reference`.
+is made from the code by `python -m controller.queries.reference`.
 
 - **Read-only.** The SQL is SQLite's `SELECT`, one statement, over these views alone: no table, no schema, no `PRAGMA`
   or `ATTACH`. It is stopped after {TIME_LIMIT_S:g} seconds and returns at most {MAX_ROWS:,} rows.

@@ -10,18 +10,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import chain
 
-from controller.assigning import assign, mark_due
-from controller.broadcast import Broadcast
 from controller.core import Core
+from controller.delivery.assigning import assign, mark_due
+from controller.delivery.broadcast import Broadcast
+from controller.delivery.link import Outgoing
+from controller.delivery.memory import BrokerMemory, republish_everything
+from controller.delivery.metadata import renew_when_due
+from controller.delivery.outlet import Outlet
+from controller.delivery.wants import Wants
 from controller.errors import BrokerError, UnreadableError
-from controller.link import Outgoing
-from controller.memory import BrokerMemory, republish_everything
-from controller.metadata import renew_when_due
-from controller.outlet import Outlet
 from controller.store import outbox
 from controller.store.models import FileRow
 from controller.store.outbox import Item, Kind
-from controller.wants import Wants
 from protocol.topics import Topics
 
 log = logging.getLogger(__name__)

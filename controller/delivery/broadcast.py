@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import select
 
 from controller.core import Core
+from controller.delivery.link import Outgoing
+from controller.delivery.metadata import METADATA_KEY, TIMESTAMP_KEY, metadata_set
+from controller.delivery.wants import Missing
 from controller.errors import UnreadableError
-from controller.link import Outgoing
-from controller.metadata import METADATA_KEY, TIMESTAMP_KEY, metadata_set
 from controller.store import outbox
 from controller.store.metadata import newest
 from controller.store.models import AckRow, DirectorRow, FileRow
 from controller.store.outbox import Kind
-from controller.wants import Missing
 from protocol import limits
 from protocol.chunks import ChunkIndex, Offer, Source
 from protocol.errors import ProtocolError

@@ -19,8 +19,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from controller.broker_address import BrokerAddress
-from controller.confirmations import Confirmation, Confirmations
+from controller.delivery.broker_address import BrokerAddress
+from controller.delivery.confirmations import Confirmation, Confirmations
 from controller.errors import BrokerError
 from protocol import limits
 

@@ -1,9 +1,9 @@
-"""What the publisher needs of the link to the broker; `controller.mqtt.MqttLink` is one, tests have another."""
+"""What the publisher needs of the link to the broker: `controller.delivery.mqtt.MqttLink` here, another in tests."""
 
 from collections.abc import Iterable
 from typing import Protocol
 
-from controller.link import Outgoing
+from controller.delivery.link import Outgoing
 
 
 class Outlet(Protocol):

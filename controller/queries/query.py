@@ -19,7 +19,7 @@ import msgspec
 
 from controller.api.schema import NamedQuery, QueryRequest, QueryResult
 from controller.errors import NotFoundError, RefusedError
-from controller.named_queries import NAMED
+from controller.queries.named import NAMED
 from controller.store.views import VIEWS
 from protocol.errors import MalformedError
 from protocol.sketch import LatencySketch, SketchData

@@ -12,8 +12,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from controller.core import Core
-from controller.metadata import METADATA_KEY, TIMESTAMP_KEY
-from controller.outlet import Outlet
+from controller.delivery.metadata import METADATA_KEY, TIMESTAMP_KEY
+from controller.delivery.outlet import Outlet
 from controller.store import outbox
 from controller.store.deployments import OPEN_STATES
 from controller.store.models import AckRow, DeploymentRow, DirectorRow, FileRow, InstalledRow, ReleaseFileRow

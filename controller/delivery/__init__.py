@@ -1,0 +1,1 @@
+"""What leaves for devices: decided from the database, signed, kept on the broker through one connection."""

@@ -1,0 +1,1 @@
+"""Dashboard queries: over documented views, on a connection that can only read."""

@@ -1,0 +1,1 @@
+"""What comes from devices: checked, stored once, acknowledged."""
