@@ -15,7 +15,7 @@ from rich.text import Text
 
 from controller.api import schema
 from controller.cli import wording
-from controller.cli.groups import EXIT_NOT_ALL_WELL
+from controller.cli.groups import EXIT_INTERRUPTED, EXIT_NOT_ALL_WELL
 from controller.cli.screen import Cell, Screen, plain, table, warn
 from controller.client import ServiceLostError, ServiceNotRunningError, ServiceSilentError
 from protocol.lifecycle import BAD_ENDS, DEPLOYMENT, GOOD_ENDS, is_final
@@ -24,7 +24,6 @@ _MANY = 16
 """More devices than this are not shown one by one."""
 _SILENCE_S = 10.0
 _RECONNECT_PAUSE_S = 0.5
-_EXIT_INTERRUPTED = 130
 
 
 def is_waiting(wait: bool | None, screen: Screen) -> bool:
@@ -84,10 +83,10 @@ def changes(client: RolloutSource, rollout_id: str, *, timeout_s: float) -> Iter
                 if time.monotonic() > deadline:
                     return
         except (ServiceLostError, ServiceNotRunningError) as error:
-            is_silent = isinstance(error, ServiceSilentError) and is_heard
+            is_patient = is_heard or left_s < _SILENCE_S
             is_heard = False
-            if is_silent:
-                continue  # nothing has changed for a while, so we look whether it is still there
+            if isinstance(error, ServiceSilentError) and is_patient:
+                continue  # nothing has changed for a while: we look whether it is still there, or time is up
             if not is_lost:
                 warn(f"{error}; the rollout goes on without it, trying to reach it again")
             is_lost = True
@@ -108,7 +107,7 @@ def follow(screen: Screen, client: RolloutSource, rollout: schema.Rollout, *, ti
     except KeyboardInterrupt:
         screen.say(f"the rollout goes on without this terminal: `fleetctl rollouts watch {rollout.id}`")
         screen.say(f"to stop it: `fleetctl rollouts stop {rollout.id}`")
-        raise typer.Exit(_EXIT_INTERRUPTED) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     return rollout
 
 
@@ -126,11 +125,19 @@ def conclude(screen: Screen, rollout: schema.Rollout, *, is_followed: bool = Tru
         screen.say(deployments_table(shown))
         screen.say()
     mark = ("✓ ", "green") if is_all_well(rollout) else ("✗ ", "red")
-    took = wording.took(rollout.created_at, rollout.finished_at) if rollout.finished_at else ""
-    screen.say(Text.assemble(mark, f"{good} of {wording.count(len(rollout.deployments), 'device')} ended well{took}"))
+    devices = wording.count(len(rollout.deployments), "device")
+    screen.say(Text.assemble(mark, f"{good} of {devices} ended well{_ending(rollout)}"))
     for line in _next_steps(rollout):
         screen.say(f"next: {line}")
     return 0 if is_all_well(rollout) else EXIT_NOT_ALL_WELL
+
+
+def _ending(rollout: schema.Rollout) -> str:
+    if rollout.finished_at is not None:
+        return wording.took(rollout.created_at, rollout.finished_at)
+    unfinished = sum(1 for d in rollout.deployments if not is_final(DEPLOYMENT, d.state))
+    has = "has" if unfinished == 1 else "have"
+    return f", {unfinished} {has} not ended: time is up, the rollout goes on"
 
 
 def is_all_well(rollout: schema.Rollout) -> bool:

@@ -1,6 +1,7 @@
 """Tests of following a rollout: across losses of the service, until it ended or time is up, on any screen."""
 
 import io
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_silence_is_no_loss(capsys: pytest.CaptureFixture[str]) -> None:
     """A rollout in which nothing happens is asked for again without a word; a service that never speaks is lost."""
     silent = ServiceSilentError("the service at http://x went away: timed out")
     service = Streams([rollout("queued"), silent], [rollout("queued"), silent], [silent], [ended("succeeded")])
-    assert ["running", "finished"] == [r.state for r in changes(service, "r-1", timeout_s=10)]
+    assert ["running", "finished"] == [r.state for r in changes(service, "r-1", timeout_s=60)]
     assert 1 == capsys.readouterr().err.count("warning:")
 
 
@@ -99,6 +100,19 @@ def test_following_ends_when_time_is_up() -> None:
                 yield None
 
     assert ["running"] == [r.state for r in changes(Endless(), "r-1", timeout_s=0.05)]
+
+
+def test_that_time_is_up_is_no_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wait that ends with --timeout says nothing of the service, even when its first answer was still to come."""
+
+    class Silent:
+        def rollout_events(self, rollout_id: str, *, silence_s: float) -> Iterator[Rollout | None]:
+            time.sleep(silence_s)
+            raise ServiceSilentError("the service at http://x went away: timed out")
+            yield
+
+    assert [] == list(changes(Silent(), "r-1", timeout_s=0.05))
+    assert "" == capsys.readouterr().err
 
 
 def test_each_change_of_state_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,9 +149,12 @@ def test_a_failure_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_unfinished_rollout_is_not_well(capsys: pytest.CaptureFixture[str]) -> None:
-    """When time was up, the command to go on with is shown."""
+    """When time was up, that is said, with the command to go on with."""
     assert 3 == conclude(Screen(is_json=False), rollout("succeeded", "queued"))
-    assert "next: fleetctl rollouts watch r-1" == lines(capsys)[-1]
+    assert [
+        "✗ 1 of 2 devices ended well, 1 has not ended: time is up, the rollout goes on",
+        "next: fleetctl rollouts watch r-1",
+    ] == lines(capsys)[-2:]
 
 
 def test_of_many_devices_only_those_are_shown_that_need_a_look(capsys: pytest.CaptureFixture[str]) -> None:
