@@ -18,6 +18,7 @@ from protocol.errors import ProtocolError
 EXIT_FAILED: Final = 1
 EXIT_NOT_ENROLLED: Final = 3
 EXIT_NOT_RUNNING: Final = 4
+EXIT_UNREAD: Final = 141
 _NewCommand = Callable[[str, str, str], argparse.ArgumentParser]
 _INPUT_HELP: Final = (
     "JSON: {input: numbers}, or a list for a model of one input; a .bin file: the raw bytes of one input; "
@@ -35,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(error, EXIT_NOT_ENROLLED)
     except ClientError as error:
         return _complain(error, EXIT_NOT_RUNNING if error.code == "agent_not_running" else EXIT_FAILED)
+    except BrokenPipeError:  # whoever read the output had seen enough; Python would try again, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNREAD
     except (AgentError, ProtocolError, OSError) as error:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:

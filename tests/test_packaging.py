@@ -63,7 +63,7 @@ def test_metadata(wheel: Path) -> None:
         assert f"{folder}/licenses/LICENSE" in archive.namelist()
     assert "License-Expression: Apache-2.0" in metadata
     assert {"controller", "embedded", "examples", "dev"} == set(re.findall(r"Provides-Extra: (\S+)", metadata))
-    assert "fleet-agent = agent.cli:main" in commands
+    assert "fleet-agent = agent.entry:main" in commands
     assert "fleetctl = controller.entry:main" in commands
 
 
@@ -113,7 +113,7 @@ def test_the_agent_needs_only_the_base(device: Path) -> None:
 
 def test_fleet_agent_runs_on_the_base(device: Path) -> None:
     """The agent's command answers on a device."""
-    done = run_on(device, "sys.argv = ['fleet-agent', '--help']\nfrom agent.cli import main\nsys.exit(main())")
+    done = run_on(device, "sys.argv = ['fleet-agent', '--help']\nfrom agent.entry import main\nmain()")
     assert ("", 0) == (done.stderr, done.returncode)
     assert "enroll" in done.stdout
 

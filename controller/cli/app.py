@@ -1,5 +1,8 @@
 """The `fleetctl` command line: its global options and the list of its commands."""
 
+import io
+import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +10,8 @@ from typing import Annotated
 import typer
 
 from controller.cli import devices, inspection, models, push, query, releases, rollouts, running, server, workspace
-from controller.cli.groups import DEFAULT_HOME, FleetGroup, example
+from controller.cli.groups import DEFAULT_HOME, EXIT_ERROR, EXIT_UNREAD, FleetGroup, example
+from controller.cli.screen import report_error
 from controller.cli.session import Session
 from controller.demo.command import demo
 
@@ -17,7 +21,6 @@ app = typer.Typer(
     help="Deploy machine-learning models, as signed WebAssembly, to a fleet of devices.",
     epilog=example("fleetctl init", "fleetctl up", "fleetctl devices invite", "fleetctl push model.wasm"),
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -72,4 +75,23 @@ app.command(
 
 def run() -> None:
     """Run the command line and exit."""
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without a sign for ✓ shows another one
+    try:
+        app()
+    except SystemExit as ended:
+        sys.exit(_flushed(ended.code))
+
+
+def _flushed(code: str | int | None) -> str | int | None:
+    """Return the exit code once everything was written; what is not wanted any more is dropped."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again, and complain
+        if isinstance(error, BrokenPipeError):
+            return code or EXIT_UNREAD
+        report_error(f"cannot write the output: {error.strerror}")
+        return code or EXIT_ERROR
+    return code

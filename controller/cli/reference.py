@@ -24,10 +24,14 @@ Everything that an operator does goes through `fleetctl`. This page is made from
   the operator's folder. These options stand before the command.
 - **For programs.** Every command has `--json`: stdout then carries one JSON document and nothing else; times are
   RFC 3339 in UTC, sizes bytes. `rollouts watch --json` writes one document for each change, a line each. When the
-  command fails, the document is `{{"error": {{"code": …, "message": …, "hint": …}}}}`; `code` is stable.
+  command fails, or was not understood, the document is `{{"error": {{"code": …, "message": …, "hint": …}}}}`; `code` is
+  stable.
 - **Errors** go to stderr as `error: …`, with a `hint: …` that says what to do.
 - **Exit codes.** 0: done. 1: an error. 2: the command was not understood. 3: a rollout was followed, and some device
-  did not end well, or not in time. 130: stopped by Ctrl-C; a rollout goes on without the terminal.
+  did not end well, or not in time. 130: stopped by Ctrl-C; a rollout goes on without the terminal. 141: whoever read
+  the output had seen enough, as in `fleetctl devices | head -1`.
+- **Terminals.** Colours are for terminals alone, and for none where `NO_COLOR` is set. `--install-completion` teaches
+  your shell to complete commands and options.
 
 ## Files that commands take
 

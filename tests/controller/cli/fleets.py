@@ -46,7 +46,7 @@ def call(*args: str, stdin: str = "") -> Done:
 
 def fleet_agent(*args: str) -> list[str]:
     """Return the command line of `fleet-agent ARGS`."""
-    return [*_PYTHON, "import sys; from agent.cli import main; sys.exit(main())", *args]
+    return [*_PYTHON, "from agent.entry import main; main()", *args]
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:

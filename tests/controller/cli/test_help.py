@@ -1,5 +1,7 @@
 """Tests of what every command has: help with an example, `--json`, and a page of its own in the documentation."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import typer
 
 from controller.cli.app import app
 from controller.cli.reference import commands, help_of, reference
+from tests.controller.cli.fleets import ENVIRONMENT
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "CLI.md"
 ALL = list(commands())
@@ -53,3 +56,16 @@ def test_the_list_of_commands_is_not_cut(words: tuple[str, ...]) -> None:
 def test_the_page_is_current() -> None:
     """docs/CLI.md is what `python -m controller.cli.reference` makes."""
     assert reference() == DOCUMENT.read_text()
+
+
+@pytest.mark.parametrize(("line", "expected"), [("fleetctl dev", "devices"), ("fleetctl push --dr", "--dry-run")])
+def test_shells_complete_commands_and_options(line: str, expected: str) -> None:
+    """What `--install-completion` sets up asks the command itself, which answers in a process of its own."""
+    words = line.split()
+    asked = {"_FLEETCTL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    code = "import sys; sys.argv[0] = 'fleetctl'; from controller.entry import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT | asked,
+    )  # fmt: skip
+    assert ([expected], "") == (done.stdout.split(), done.stderr)
