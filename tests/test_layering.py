@@ -32,6 +32,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "typer": ("controller/",),
     "rich": ("controller/",),
     "sklearn": ("examples/",),
+    "PIL": ("examples/",),
     "numpy": ("compiler/", "controller/", "examples/"),
     "onnx": ("compiler/",),
 }

@@ -30,7 +30,7 @@ class ModelWriter:
     def constant(self, array: Array) -> str:
         """Add an initializer."""
         name = f"c{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self._constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def weights(self, *shape: int, scale: float | None = None) -> str:
@@ -46,12 +46,17 @@ class ModelWriter:
         self._nodes.append(helper.make_node(op_type, inputs, names, name=f"{op_type}_{number}", **attributes))
         return names[0]
 
+    def named(self, op_type: str, first: str, name: str, *others: str, **attributes: Any) -> str:
+        """Add a node whose result has a given name, such as that of an output."""
+        self._nodes.append(helper.make_node(op_type, [first, *others], [name], name=name, **attributes))
+        return name
+
     def model(self, *outputs: str, opset: int = OPSET) -> bytes:
         """Return the file."""
         values = [helper.make_empty_tensor_value_info(name) for name in outputs]
         graph = helper.make_graph(self._nodes, "small model", self._inputs, values, self._constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
-        inferred = onnx.shape_inference.infer_shapes(model)
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
         types = {value.name: value for value in inferred.graph.value_info} | {v.name: v for v in inferred.graph.output}
         del inferred.graph.output[:]
         inferred.graph.output.extend(types[name] for name in outputs)
@@ -59,13 +64,23 @@ class ModelWriter:
         return bytes(inferred.SerializeToString())
 
 
+class Session:
+    """A model in the reference engine."""
+
+    def __init__(self, model: bytes) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(self, inputs: dict[str, Array]) -> list[Array]:
+        """Return the outputs for inputs by name."""
+        return [np.asarray(output) for output in self._session.run(None, inputs)]
+
+
 def run_onnxruntime(model: bytes, inputs: dict[str, Array]) -> list[Array]:
     """Return the outputs of a model in the reference engine."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return [np.asarray(output) for output in session.run(None, inputs)]
+    return Session(model).run(inputs)
 
 
 def mlp() -> bytes:
