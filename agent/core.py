@@ -7,7 +7,7 @@ from collections.abc import Callable
 from agent.clock import Clock
 from agent.engine import actions, step
 from agent.engine.actions import Action
-from agent.engine.events import Event, Started
+from agent.engine.events import Event, Resumed, Started
 from agent.errors import StateError
 from agent.store import Store
 from protocol.errors import TransitionError
@@ -30,7 +30,7 @@ class Core:
         self._clock = clock
         self._session = session
         self._act = act
-        self._events: deque[Event] = deque((Started(),))
+        self._events: deque[Event] = deque((Started(), Resumed()))
 
     def post(self, event: Event) -> None:
         """Let the engine hear of `event` at the next `drain`."""

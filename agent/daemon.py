@@ -50,6 +50,7 @@ INBOX_CAPACITY: Final = 16
 """Small, because a hostile broker may fill it with the largest messages."""
 BUSY_TICK_MS: Final = 250
 IDLE_TICK_MS: Final = 5_000
+MEMORY_RETRY_MS: Final = 5_000
 WORKER_GRACE_S: Final = 15.0
 
 _log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Daemon:
         self._backlog = self._store.backlog()
         self._kinds: dict[str, Document | Literal["ack"]] = {}
         self._link_problem: str | None = None
-        self._telemetry_taken_ms = 0
+        self._telemetry_taken_ms = self._memory_retry_ms = 0
         self._is_stopping = False
 
     def run(self) -> None:
@@ -130,17 +131,23 @@ class Daemon:
             is_connected=self._link.is_connected,
             link_problem=self._link_problem,
             director_version=state.director_version,
-            problems=dict(self._documents.problems),
+            problems=self._problems(),
             unsent_receipts=backlog.receipts,
             unsent_telemetry=backlog.telemetry,
             models=model_statuses(state, self._telemetry.answered()),
         )
+
+    def _problems(self) -> dict[str, Reason]:
+        memory = {"memory": self._store.problem} if self._store.problem else {}
+        return {**self._documents.problems, **memory}
 
     # --- the main loop
 
     def _start(self) -> None:
         _log.info("fleet-agent %s starts as %s, start %d", AGENT_VERSION, self._identity.device_id, self._session)
         self._core.drain()  # serves what is committed, from the disk
+        if self._store.problem:
+            self._make_room()  # perhaps it is ours to make
         self._service.start()
         topics, device = self._identity.topics, self._identity.device_id
         self._kinds = {
@@ -184,6 +191,7 @@ class Daemon:
     def _tick(self) -> None:
         """Do everything that is due, and let the engine take what was posted."""
         now_ms, wall_ms = self._now_ms(), self._clock.wall_ms()
+        self._retry_memory(now_ms)
         deadline = next_deadline_ms(self._core.state)
         if deadline is not None and now_ms >= deadline and not self._core.is_stalled:
             self._core.post(Ticked())
@@ -203,6 +211,13 @@ class Daemon:
             self._core.has_receipts = False
             self._uplink.reports.flush(now_ms)
             self._backlog = self._store.backlog()
+
+    def _retry_memory(self, now_ms: int) -> None:
+        """See whether the disk takes something again."""
+        if self._store.problem and now_ms >= self._memory_retry_ms:
+            self._memory_retry_ms = now_ms + MEMORY_RETRY_MS
+            if self._store.retry():
+                self._documents.judge_soon()
 
     def _wait_s(self) -> float:
         if self._core.is_stalled:
@@ -264,6 +279,8 @@ class Daemon:
 
     def _take_telemetry(self, wall_ms: int) -> None:
         self._telemetry_taken_ms = self._now_ms()
+        if self._store.problem and not self._is_stopping:
+            return  # what was counted stays in memory, and is part of a longer interval
         try:
             for record in self._telemetry.take(wall_ms):
                 self._store.add_telemetry(record)
@@ -335,8 +352,8 @@ def _endpoint(identity: Identity, policy: Policy) -> Endpoint:
 
 
 def _lock(state_dir: Path) -> int:
-    """Return the lock that only one agent of a state folder holds."""
-    descriptor = os.open(state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Return the lock that only one agent of a state folder holds; on the folder itself, which takes no room."""
+    descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -50,6 +50,10 @@ class Documents:
         """Note a document that was not even read."""
         self._note({**self.problems, document: reason}, now_ms)
 
+    def judge_soon(self) -> None:
+        """What could not be judged or kept may be possible now."""
+        self._judge_at_ms = 0
+
     def tick(self, *, wall_ms: int, now_ms: int) -> None:
         """Ask for what is missing; judge again what was not believed, since the clock may have been set."""
         wants = self._missing()

@@ -24,6 +24,8 @@ from protocol.manifest import FileRef
 _Read = Callable[[int], bytes]
 _Write = Callable[[bytes], object]
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+RESERVE_BYTES: Final = 4 << 20
+"""What a download leaves free: the agent's own memory must go on being written while models fill the disk."""
 _SYNC_BYTES: Final = 1 << 20
 """A loss of power costs at most about this much of a download."""
 
@@ -66,7 +68,7 @@ class Files:
 
         Raises:
             DiskQuotaError: the blob and its file would go beyond the quota.
-            DiskFullError: there is no room for the blob.
+            DiskFullError: there is no room for the blob and its file.
         """
         path = self._partials / blob
         needed = index.encoded_size + index.size - (path.stat().st_size if path.exists() else 0)
@@ -76,6 +78,7 @@ class Files:
                 f"expected at most {self._quota_bytes:,} bytes of model files, got {used:,} and {needed:,} more: "
                 f"raise disk_quota_bytes in the device's policy, or remove models"
             )
+        self._require_room(needed)
         with _disk_errors():
             partial = Partial(path, index)
         faults.reach("fetch.blob_begun")
@@ -127,6 +130,15 @@ class Files:
         return sum(
             p.stat().st_size for folder in (self._folder, self._partials) for p in folder.iterdir() if p.is_file()
         )
+
+    def _require_room(self, needed_bytes: int) -> None:
+        disk = os.statvfs(self._folder)
+        free_bytes = disk.f_bavail * disk.f_frsize
+        if free_bytes < needed_bytes + RESERVE_BYTES:
+            raise DiskFullError(
+                f"the disk is too full: expected {needed_bytes + RESERVE_BYTES:,} bytes of room, {RESERVE_BYTES:,} of "
+                f"them to stay free, got {free_bytes:,}: free some space; the download then goes on"
+            )
 
     def _decode(self, read: _Read, index: ChunkIndex, file: FileRef, write: _Write) -> None:
         what = f"blob of file {file.digest[:12]}"

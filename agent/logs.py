@@ -4,6 +4,7 @@ One event is one line with a time, a level, the part of the agent and a message.
 never appear.
 """
 
+import contextlib
 import logging
 import sys
 import time
@@ -54,7 +55,7 @@ class _Readable(_JsonLines):
 
 def start_logging(state_dir: Path, level: int = logging.INFO) -> list[logging.Handler]:
     """Write the log of `agent` from now on; return the handlers, for whoever closes them."""
-    to_file = RotatingFileHandler(state_dir / FILE_NAME, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
+    to_file = _LogFile(state_dir / FILE_NAME)
     to_file.setFormatter(_JsonLines())
     to_screen = logging.StreamHandler(sys.stderr)
     to_screen.setFormatter(_Readable())
@@ -63,6 +64,20 @@ def start_logging(state_dir: Path, level: int = logging.INFO) -> list[logging.Ha
     logger.propagate = False
     logger.handlers[:] = [to_file, to_screen]
     return logger.handlers[:]
+
+
+class _LogFile(RotatingFileHandler):
+    """Leaves out what the disk does not take: a full disk must not keep an agent from serving."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8", delay=True)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - the standard library's
+        """Begin with a fresh line when there is room again; standard error has the event meanwhile."""
+        if self.stream:
+            stream, self.stream = self.stream, None  # as after `close`: opened anew
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def last_lines(state_dir: Path, count: int) -> list[LogLine]:

@@ -2,12 +2,14 @@
 
 Owns the engine's state, the reports that the controller has not yet stored, the version floors of both trust
 domains and the counters. A change of state and the receipts that report it are one transaction. One thread only.
+
+A disk that takes nothing more can still be read: `problem` then says why, writing raises StateError, and `retry` finds
+out when there is room again.
 """
 
+import contextlib
 import logging
 import sqlite3
-import time
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,29 +17,15 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from agent import faults
+from agent import database, faults
 from agent.engine import Model, State
 from agent.engine.actions import EmitReceipt
 from agent.errors import StateError
 from protocol.assignment import AgentConfig
-from protocol.messages import Ack, Receipt, TelemetryRecord
+from protocol.messages import Ack, Reason, Receipt, TelemetryRecord
 
 MAX_TELEMETRY_RECORDS: Final = 5_000
 """Older records are dropped, and counted, when a device was away for longer than that."""
-
-_SCHEMA: Final = (
-    """
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-    CREATE TABLE models (name TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT;
-    CREATE TABLE floors (role TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT;
-    CREATE TABLE receipts (
-        seq INTEGER PRIMARY KEY, deployment_id TEXT NOT NULL, is_progress INTEGER NOT NULL, payload TEXT NOT NULL
-    ) STRICT;
-    CREATE TABLE telemetry (seq INTEGER PRIMARY KEY, payload TEXT NOT NULL) STRICT;
-    """,
-)
-"""One script for each version of the schema; `PRAGMA user_version` says how many were run."""
-
 
 _log = logging.getLogger(__name__)
 S = TypeVar("S", bound=msgspec.Struct)
@@ -64,17 +52,22 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Store:
-    """The open database."""
+    """The open database. It belongs to one process: nobody else can open it meanwhile."""
 
     def __init__(self, path: Path) -> None:
+        self.problem: Reason | None = None
+        """Why nothing can be stored just now; None when the last attempt succeeded."""
+        self._path = path
+        self._uncounted_session = 0
+        self._is_read_only = False
         try:
             self._open(path)
         except (sqlite3.DatabaseError, _DamagedError) as error:
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
-                raise StateError(f"cannot use {path}: {error}") from error
+            if isinstance(error, sqlite3.OperationalError) and not database.is_damage(error):
+                raise StateError(f"cannot use {path}: {error}{database.advice_on(error)}") from error
             # Better a device that begins anew than none. What the controller needs comes again, and the trust
             # folder keeps the versions that the client of the image repository accepted.
-            _move_aside(path)
+            database.move_aside(path)
             _log.error("%s was damaged (%s) and moved aside; the agent begins with an empty memory", path, error)
             self._open(path)
 
@@ -110,11 +103,19 @@ class Store:
         return stored
 
     def next_session(self) -> int:
-        """Count one more start of the agent."""
-        with self._transaction():
-            session = self._count("session") + 1
-            self._set_meta("session", str(session))
+        """Count one more start of the agent. If the disk does not take the count, it takes it with the next write."""
+        session = self._uncounted_session = self._count("session") + 1
+        self.retry()
         return session
+
+    def retry(self) -> bool:
+        """Return whether something can be stored (again): by storing how often the agent was started."""
+        with contextlib.suppress(StateError):
+            if self._is_read_only:
+                self._reopen()
+            with self._transaction():
+                self._set_meta("session", str(self._uncounted_session or self._count("session")))
+        return self.problem is None
 
     # --- trust
 
@@ -194,7 +195,14 @@ class Store:
     # --- inside
 
     def _open(self, path: Path) -> None:
-        self._db = _opened(path)
+        try:
+            self._db = database.open_writable(path)
+        except sqlite3.OperationalError as error:
+            if not database.is_whole(path):
+                raise
+            self._db = database.open_read_only(path)
+            self._is_read_only = True
+            self._note(error)
         try:
             self._check()
         except BaseException:
@@ -222,16 +230,42 @@ class Store:
         except sqlite3.Error as error:
             raise StateError(f"cannot read the agent's state: {error}") from error
 
+    def _reopen(self) -> None:
+        try:
+            db = database.open_writable(self._path)
+        except sqlite3.Error as error:
+            self._note(error)
+            raise StateError(f"cannot write the agent's state: {error}") from error
+        self._db.close()
+        self._db, self._is_read_only = db, False
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
             self._db.execute("BEGIN IMMEDIATE")
+            if self._uncounted_session:
+                self._set_meta("session", str(self._uncounted_session))
             yield
             self._db.execute("COMMIT")
         except (sqlite3.Error, StateError) as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise StateError(f"cannot write the agent's state: {error}") from error
+            self._note(error)
+            raise StateError(f"cannot write the agent's state: {error}{database.advice_on(error)}") from error
+        self._uncounted_session = 0
+        if self.problem:
+            self.problem = None
+            _log.info("the agent's state can be stored again")
+
+    def _note(self, error: Exception) -> None:
+        """Remember why nothing is stored, and log it once."""
+        code = "disk_full" if database.kind_of(error) == sqlite3.SQLITE_FULL else StateError.code
+        problem = Reason.of(
+            code, f"nothing can be stored: {error}{database.advice_on(error)}; what runs goes on running"
+        )
+        if self.problem is None:
+            _log.error("%s", problem.message)
+        self.problem = problem
 
     def _save_state(self, old: State, new: State) -> None:
         for name in old.models.keys() - new.models.keys():
@@ -285,35 +319,11 @@ class Store:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None)
-    try:
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000"):
-            db.execute(f"PRAGMA {pragma}")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_SCHEMA):
-            raise StateError(f"expected a state of version {len(_SCHEMA)}, got {version}: update fleet-agent")
-        for number, script in enumerate(_SCHEMA[version:], version + 1):
-            db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
-        db.execute("INSERT OR IGNORE INTO meta VALUES ('stream', ?)", (uuid.uuid4().hex,))
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
 def _decoded(text: str, kind: type[S]) -> S:
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise StateError(f"cannot read the agent's state: a damaged {kind.__name__}: {error}") from error
-
-
-def _move_aside(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        damaged = path.with_name(path.name + suffix)
-        if damaged.exists():
-            damaged.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}{suffix}"))
 
 
 def _json(value: msgspec.Struct) -> str:

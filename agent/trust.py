@@ -17,6 +17,7 @@ from agent import durable, faults
 from agent.clock import BUILD_TIME_MS, trusted_now
 from agent.engine import Goal
 from agent.engine.events import AssignmentAccepted
+from agent.errors import AgentError
 from agent.identity import Identity
 from agent.image_repository import ImageRepository, floor_name
 from protocol import limits
@@ -99,11 +100,11 @@ class Trust:
         for document, judge_it in steps:
             try:
                 judge_it()
-            except (ProtocolError, OSError) as error:
+            except (ProtocolError, AgentError, OSError) as error:
                 problems[document] = _reason(error)
         try:
             assignment = self._judge_director(now, wall_ms)
-        except (ProtocolError, OSError) as error:
+        except (ProtocolError, AgentError, OSError) as error:
             problems["director"] = _reason(error)
         return Judgement(assignment=assignment, problems=problems)
 
@@ -223,5 +224,5 @@ def _goal(release: AssignedRelease, digest: Digest, targets: Targets | None) -> 
     return msgspec.structs.replace(goal, manifest=FileRef(digest=digest, size=entry.length))
 
 
-def _reason(error: ProtocolError | OSError) -> Reason:
-    return Reason.of(error.code if isinstance(error, ProtocolError) else "disk", str(error))
+def _reason(error: ProtocolError | AgentError | OSError) -> Reason:
+    return Reason.of("disk" if isinstance(error, OSError) else error.code, str(error))

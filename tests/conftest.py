@@ -4,9 +4,12 @@
 FLEET_REQUIRE is `all` or names the tool (as CI does), so that a gap never looks like a pass.
 """
 
+import functools
 import os
 import re
 import shutil
+import subprocess
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -15,6 +18,7 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "mosquitto": ("mosquitto",),
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
     "qemu": ("qemu-aarch64-static", "qemu-aarch64"),
+    "tmpfs": ("mount",),
 }
 """The tools that a test may need, and the programs of which one is enough."""
 
@@ -29,7 +33,18 @@ settings.load_profile(os.environ.get("FLEET_PROPERTIES", "fixed"))
 def find_tool(name: str) -> str | None:
     """Return the path of a system tool, or None; daemons live in /usr/sbin, which not every PATH has."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
-    return next((found for program in TOOLS[name] if (found := shutil.which(program, path=path))), None)
+    found = next((found for program in TOOLS[name] if (found := shutil.which(program, path=path))), None)
+    return found if name != "tmpfs" or _may_mount() else None
+
+
+@functools.cache
+def _may_mount() -> bool:
+    """Return whether this user may mount a file system of its own: in CI it is root."""
+    with tempfile.TemporaryDirectory() as folder:
+        if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False).returncode:
+            return False
+        subprocess.run(["umount", folder], check=True)
+    return True
 
 
 def required_tools() -> set[str]:
@@ -79,4 +94,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if counts:
         terminalreporter.section("missing tools")
         for tool, count in sorted(counts.items()):
-            terminalreporter.line(f"{tool}: {count} tests skipped; install {' or '.join(TOOLS[tool])} to run them")
+            what = "be root" if tool == "tmpfs" else f"install {' or '.join(TOOLS[tool])}"
+            terminalreporter.line(f"{tool}: {count} tests skipped; {what} to run them")

@@ -8,7 +8,11 @@ from protocol.messages import Progress, Reason
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent runs again, after a stop, a crash or a loss of power."""
+    """The agent runs again: what is committed is served, without storing anything, since the disk may be full."""
+
+
+class Resumed(msgspec.Struct, frozen=True, kw_only=True):
+    """Follows Started: what was in work at the stop, the crash or the loss of power is taken up."""
 
 
 class Stopping(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +125,7 @@ class LoadFailed(msgspec.Struct, frozen=True, kw_only=True):
 
 Event = (
     Started
+    | Resumed
     | Stopping
     | Squeezed
     | Ticked

@@ -30,6 +30,7 @@ from agent.engine.events import (
     LoadFailed,
     Planned,
     Progressed,
+    Resumed,
     RolledBack,
     Spoiled,
     Squeezed,
@@ -101,12 +102,18 @@ def _on_assignment(turn: Turn, event: AssignmentAccepted) -> None:
 
 
 def _on_started(turn: Turn, _: Started) -> None:
+    """Serve what is committed. Changes no state: this must be possible where nothing can be stored."""
     current = turn.model.current
-    if current and current.state == "committing" and current.fault is None:
-        turn.settle("succeeded")  # it was decided; only the end was not written down
-        current = None
-    if turn.model.active:
-        turn.actions.append(Load(model=turn.name, installed=turn.model.active))
+    serving = _candidate(current) if current and _is_decided(current) else turn.model.active
+    if serving:
+        turn.actions.append(Load(model=turn.name, installed=serving))
+
+
+def _on_resumed(turn: Turn, _: Resumed) -> None:
+    current = turn.model.current
+    if current and _is_decided(current):
+        turn.settle("succeeded")
+        return
     if current is None:
         turn.actions.append(Collect())  # perhaps the agent died while it did so
         turn.pursue()
@@ -273,6 +280,11 @@ def _is_soaking(current: Deployment) -> bool:
     return current.state == "activated" and current.is_serving and current.fault is None
 
 
+def _is_decided(current: Deployment) -> bool:
+    """Whether it was committed, and only the end was not written down."""
+    return current.state == "committing" and current.fault is None
+
+
 def _candidate(current: Deployment) -> Installed:
     assert current.candidate is not None
     return current.candidate
@@ -282,6 +294,7 @@ def _candidate(current: Deployment) -> Installed:
 _HANDLERS: Final[dict[type, Callable[[Turn, Any], None]]] = {
     AssignmentAccepted: _on_assignment,
     Started: _on_started,
+    Resumed: _on_resumed,
     Stopping: _on_stopping,
     Squeezed: _on_squeezed,
     Ticked: _on_tick,

@@ -44,7 +44,7 @@ def new_backend(broker: BrokerProcess) -> Backend:
     return Backend(broker.url, Signing(device=parse_device_id(f"device-{name}")), prefix=f"test-{name}")
 
 
-def new_agent(broker: BrokerProcess, backend: Backend, state_dir: Path) -> Agent:
+def new_agent(broker: BrokerProcess, backend: Backend, state_dir: Path, log_dir: Path | None = None) -> Agent:
     """Return an enrolled device of that fleet."""
     backend.signing.enroll(state_dir, broker.url, prefix=backend.topics.prefix)
-    return Agent(state_dir)
+    return Agent(state_dir, log_dir)

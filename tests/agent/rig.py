@@ -184,15 +184,16 @@ class Backend:
 class Agent:
     """One `fleet-agent run` process."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, log_dir: Path | None = None) -> None:
         self.state_dir = state_dir
+        self._log = (log_dir or state_dir) / "stderr.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, fault: str = "", file_bytes: int | None = None) -> None:
         """Start it; `fault` is where it dies, `file_bytes` the largest file that the system lets it write."""
         argv = [sys.executable, "-c", _LAUNCH, str(file_bytes or -1), "run", "--state", str(self.state_dir)]
         env = {**os.environ, "FLEET_FAULT": fault}
-        with (self.state_dir / "stderr.log").open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(argv, env=env, stdout=log, stderr=log)
 
     @property
@@ -243,7 +244,7 @@ class Agent:
         wait_for("the local API answers", is_up, self.log)
 
     def log(self) -> str:
-        return (self.state_dir / "stderr.log").read_text()[-3000:]
+        return self._log.read_text()[-3000:]
 
 
 # Sets the limit in the child, after the fork and before the agent: a preexec_fn is not safe with threads.

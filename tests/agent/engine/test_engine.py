@@ -385,8 +385,37 @@ def test_files_are_collected_after_every_download_has_begun() -> None:
     world.feed(accepted(1, a=goal("da"), b=goal("db")))
     world.run_well()
     world.feed(accepted(2, a=goal("da"), b=goal("db2", "2.0.0")))
-    todo = [type(action).__name__ for action in world.feed(events.Started())]
+    todo = [type(action).__name__ for event in (events.Started(), events.Resumed()) for action in world.feed(event)]
     assert ["Load", "Load", "EmitReceipt", "Download", "Collect"] == todo
+
+
+def test_what_is_committed_is_served_without_storing_anything() -> None:
+    """The first step of a start changes no state in whatever it finds: the disk may be full."""
+    world = installed("1.0.0")
+    world.feed(accepted(9, m=goal("d9", "2.0.0")))
+    seen = []
+    while world.pending:
+        seen.append(world.state.models["m"].current)
+        state, todo = step(world.state, events.Started(), 0)
+        assert (world.state, ["1.0.0"]) == (state, [a.installed.version for a in todo if isinstance(a, actions.Load)])
+        world.do(good_answers(world.pending.pop(0)))
+    assert len(seen) > 4
+
+
+def test_a_commit_that_was_decided_is_served_before_its_end_is_stored() -> None:
+    """Dying between the decision and its end brings the old release back for nobody, also on a full disk."""
+    world = installed("1.0.0")
+    world.feed(accepted(9, m=goal("d9", "2.0.0")))
+    while not (world.pending and isinstance(world.pending[0], actions.Commit)):
+        if world.pending:
+            world.do(good_answers(world.pending.pop(0)))
+        world.now_ms += CONFIG.soak_ms
+        world.feed(events.Ticked())
+    state, todo = step(world.state, events.Started(), 0)
+    assert (world.state, ["2.0.0"]) == (state, [a.installed.version for a in todo if isinstance(a, actions.Load)])
+    world.restart()
+    assert "succeeded" == world.reported["d9"]
+    assert 1 == sum(isinstance(action, actions.Load) for action in world.pending)
 
 
 def test_progress_is_reported_once_a_second() -> None:

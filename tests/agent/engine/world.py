@@ -113,6 +113,7 @@ class World:
         self.answers.clear()
         self.now_ms = 0
         self.feed(events.Started())
+        self.feed(events.Resumed())
 
     def do(self, answers: list[Event]) -> None:
         """Feed what the world answers."""
