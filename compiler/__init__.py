@@ -3,6 +3,8 @@
     compiled = compile_model(Path("model.onnx"), CompileOptions(input_shapes={"image": (1, 3, 224, 224)}))
     Path("model.wasm").write_bytes(compiled.wasm)
 
+`read_model`, `import_model`, `optimise` and `generate` are the same in four phases.
+
 The way is importer → graph → passes → memory plan and kernels → module, each a package or a module here. The encoder
 and the inspector need neither ONNX nor numpy; the names below are loaded when they are first used.
 """
@@ -11,19 +13,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compiler.emission import Layer
     from compiler.errors import CompilerError
+    from compiler.importer import import_model, node_count, read_model
     from compiler.kernels.target import Target
-    from compiler.options import CompileOptions
-    from compiler.pipeline import CompiledModel, compile_model
+    from compiler.options import CompileOptions, Normalization
+    from compiler.pipeline import CompiledModel, compile_model, generate, optimise
 
-__all__ = ["CompileOptions", "CompiledModel", "CompilerError", "Target", "compile_model"]
+__all__ = [
+    "CompileOptions",
+    "CompiledModel",
+    "CompilerError",
+    "Layer",
+    "Normalization",
+    "Target",
+    "compile_model",
+    "generate",
+    "import_model",
+    "node_count",
+    "optimise",
+    "read_model",
+]
 
 _HOMES = {
     "CompileOptions": "compiler.options",
     "CompiledModel": "compiler.pipeline",
     "CompilerError": "compiler.errors",
     "Target": "compiler.kernels.target",
+    "Layer": "compiler.emission",
+    "Normalization": "compiler.options",
     "compile_model": "compiler.pipeline",
+    "generate": "compiler.pipeline",
+    "import_model": "compiler.importer",
+    "node_count": "compiler.importer",
+    "optimise": "compiler.pipeline",
+    "read_model": "compiler.importer",
 }
 
 

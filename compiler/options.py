@@ -3,6 +3,14 @@
 import msgspec
 
 from compiler.kernels.target import Target
+from protocol.limits import DEFAULT_DEADLINE_MS
+
+
+class Normalization(msgspec.Struct, frozen=True):
+    """What a model makes of bytes: (byte - mean) / std, with one number for all or one for each channel (axis 1)."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
 
 
 class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -12,7 +20,11 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The shapes of inputs by name, for models that leave dimensions open."""
     input_values: dict[str, float | int | bool] = {}
     """Numbers for inputs that are settings rather than data, such as a sample rate: they are inputs no more."""
+    uint8_inputs: dict[str, Normalization] = {}
+    """Float inputs that become inputs of bytes, such as the pixels of a camera; the model normalises them itself."""
     target: Target = Target.RELAXED
     name: str | None = None
     """The name of the model; by default that of its graph, if it can be one."""
     version: str | None = None
+    deadline_ms: int = DEFAULT_DEADLINE_MS
+    """How long a call may take on a device."""

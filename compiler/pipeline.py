@@ -45,13 +45,23 @@ def compile_model(source: bytes | Path, options: CompileOptions | None = None) -
 
 def compile_imported(imported: ImportedModel, options: CompileOptions, name: str | None) -> CompiledModel:
     """Compile a model that is a graph already."""
+    return generate(optimise(imported), options, name)
+
+
+def optimise(imported: ImportedModel) -> ImportedModel:
+    """Return the model after every pass; what they do is the same for all targets."""
     graph = imported.graph
     check(graph, "the import")
-    spec = _spec(imported, options, name)
     for one_pass in PASSES:
         graph = everywhere(one_pass, graph)
         check(graph, one_pass.__name__)
-    emitted = emit(lower(graph, options.target), options.target)
+    return msgspec.structs.replace(imported, graph=graph)
+
+
+def generate(optimised: ImportedModel, options: CompileOptions, name: str | None) -> CompiledModel:
+    """Return the module of a model, for the target of the options; raises TooLargeError or UnsupportedError."""
+    spec = _spec(optimised, options, name)
+    emitted = emit(lower(optimised.graph, options.target), options.target)
     return CompiledModel(
         wasm=with_model_section(emitted.wasm, spec),
         spec=spec,
@@ -83,6 +93,7 @@ def _model_spec(imported: ImportedModel, options: CompileOptions, name: str | No
         name=name,
         version=options.version,
         producer=PRODUCER,
+        deadline_ms=options.deadline_ms,
     )
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-EXTRA_PACKAGES = frozenset({"alembic", "httpx", "litestar", "rich", "sqlalchemy", "typer", "uvicorn"})
+EXTRA_PACKAGES = frozenset({"alembic", "httpx", "litestar", "numpy", "onnx", "rich", "sqlalchemy", "typer", "uvicorn"})
 """The top-level packages that come with `wasmfleet[controller]`."""
 
 

@@ -33,13 +33,13 @@ def bind_inputs(
         tensor = _tensor(value)
         shape = shapes.get(value.name) or _shape(tensor, names)
         if shape is None:
-            open_inputs.append(f"{value.name}={'x'.join(_dimension_texts(tensor))}")
+            open_inputs.append(value)
         else:
             types[value.name] = TensorType(ONNX_TYPES[tensor.elem_type], _checked(value.name, shape))
     if open_inputs:
         raise UnboundShapeError(
-            f"the shapes of these inputs are not known: {', '.join(open_inputs)}; give each with --input-shape, "
-            "such as --input-shape image=1x3x224x224"
+            f"the shapes of these inputs are open: {', '.join(map(_open_text, open_inputs))}; "
+            f"give them numbers, for example: {' '.join(map(_example_option, open_inputs))}"
         )
     return types
 
@@ -101,6 +101,17 @@ def _shape(tensor: TypeProto.Tensor, names: Mapping[str, int]) -> tuple[int, ...
 
 def _dimension_texts(tensor: TypeProto.Tensor) -> list[str]:
     return [str(d.dim_value) if d.dim_value > 0 else d.dim_param or "?" for d in tensor.shape.dim]
+
+
+def _open_text(value: ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    return f"{value.name} [{', '.join(_dimension_texts(tensor)) if tensor.HasField('shape') else 'any number of them'}]"
+
+
+def _example_option(value: ValueInfoProto) -> str:
+    """Return the option that binds an input, with 1 for what is open."""
+    sizes = [str(max(d.dim_value, 1)) for d in value.type.tensor_type.shape.dim]
+    return f"--input-shape {value.name}={'x'.join(sizes) or '1x3x224x224'}"
 
 
 def _checked(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -5,9 +5,10 @@ from typing import Final
 import msgspec
 from onnx import ModelProto
 
-from compiler.errors import UnsupportedError
+from compiler.errors import OptionError, UnsupportedError
 from compiler.importer import operators
 from compiler.importer.binding import bind_inputs, bind_values
+from compiler.importer.pixels import bytes_input
 from compiler.importer.scope import Scope
 from compiler.importer.source import opsets
 from compiler.importer.walker import Walker
@@ -31,8 +32,11 @@ def import_model(model: ModelProto, options: CompileOptions) -> ImportedModel:
     types = bind_inputs(model.graph, options.input_shapes, options.input_values)
     builder = GraphBuilder()
     scope = Scope(builder)
+    if unknown := sorted(set(options.uint8_inputs) - set(types)):
+        raise OptionError(f"the model has no inputs {unknown}; it has {list(types)}")
     for name, kind in types.items():
-        scope.bind(name, builder.input(kind))
+        normalization = options.uint8_inputs.get(name)
+        scope.bind(name, builder.input(kind) if normalization is None else bytes_input(builder, kind, normalization))
     for name, numbers in bind_values(model.graph, options.input_values).items():
         scope.bind(name, builder.constant(numbers))
     problems: list[str] = []

@@ -54,6 +54,11 @@ def opsets(model: ModelProto) -> dict[str, int]:
     return {"" if o.domain in _ONNX_DOMAINS else o.domain: o.version for o in model.opset_import}
 
 
+def node_count(model: ModelProto) -> int:
+    """Return how many nodes the graph of a model has, without those inside of branches and loops."""
+    return len(model.graph.node)
+
+
 def _has_size(source: Path) -> bool:
     size_bytes = source.stat().st_size
     if size_bytes > MAX_MODEL_BYTES:

@@ -6,7 +6,7 @@ from controller.bundling.preflight import Preflight
 from controller.bundling.source import ModelSource
 from protocol.codec import sha256
 from protocol.identifiers import Digest, Version
-from protocol.manifest import FileRef, Manifest, Provenance, Variant
+from protocol.manifest import Manifest, Provenance
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +38,7 @@ def build_bundle(
         release_counter=release_counter,
         inputs=spec.inputs,
         outputs=spec.outputs,
-        variants=(Variant(file=FileRef.of(source.wasm), contract=checked.contract, requires=checked.requires),),
+        variants=checked.variants,
         self_test=checked.self_test,
         provenance=Provenance(source=source.file, source_name=source.file_name, tool=source.tool),
         stateful=spec.stateful,
@@ -48,5 +48,5 @@ def build_bundle(
     return Bundle(
         manifest=manifest,
         manifest_bytes=manifest_bytes,
-        files={sha256(data): data for data in (source.wasm, checked.vectors, manifest_bytes)},
+        files={sha256(data): data for data in (source.wasm, *source.fallbacks, checked.vectors, manifest_bytes)},
     )

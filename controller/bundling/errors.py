@@ -4,12 +4,14 @@ ControllerError
 └── BundleError            the file cannot become a release
     ├── ModelFileError     it is not a module: missing, too large, not wasm, WAT that does not assemble
     ├── ModelSpecError     nothing says which tensors it takes, or what says so is wrong
+    ├── CompilationError   it is an ONNX model that the compiler refuses; `code` is that of the compiler
     ├── TensorValueError   numbers that do not fit a tensor
     ├── TestDataError      the test data is not in the format, or does not fit the model
     └── PreflightError     a device would refuse or fail it; `code` is that of the device
 """
 
 from agent.runtime.errors import ModelError
+from compiler.errors import CompilerError
 from controller.errors import ControllerError
 
 _HINTS = {
@@ -34,6 +36,16 @@ _HINTS = {
 }
 
 
+_COMPILER_HINTS = {
+    "bad_model_file": "export the model again, then check it with `python -m onnx.checker FILE`",
+    "unbound_shape": "a module has fixed shapes: give one shape for each input named above",
+    "bad_option": "see what the model takes with `python -m onnx.printer FILE`, or in any viewer of ONNX models",
+    "unsupported": "docs/COMPILER.md lists the operators that can be compiled; export the model without the others",
+    "too_large": "use smaller inputs, or a smaller model",
+    "internal": "this is a defect of the compiler: please report it with the model",
+}
+
+
 class BundleError(ControllerError):
     """The file cannot become a release."""
 
@@ -50,6 +62,12 @@ class ModelSpecError(BundleError):
     """Nothing says which tensors the module takes, or what says so is wrong."""
 
     code = "bad_model_spec"
+
+
+class CompilationError(BundleError):
+    """The compiler refuses the model; `code` is the compiler's."""
+
+    code = "compiler"
 
 
 class TensorValueError(BundleError):
@@ -74,5 +92,13 @@ class PreflightError(BundleError):
 def refused_by_runtime(file_name: str, error: ModelError) -> PreflightError:
     """Return what the device runtime said about the module as an error for people."""
     refusal = PreflightError(f"{file_name}: {error}", hint=_HINTS.get(error.code, ""))
+    refusal.code = error.code
+    return refusal
+
+
+def refused_by_compiler(file_name: str, error: CompilerError) -> CompilationError:
+    """Return what the compiler said about a model as an error for people."""
+    text = str(error) if file_name in str(error) else f"{file_name}: {error}"
+    refusal = CompilationError(text, hint=_COMPILER_HINTS.get(error.code, ""))
     refusal.code = error.code
     return refusal

@@ -54,14 +54,18 @@ def next_version(existing: list[Version]) -> Choice:
 
 
 def _stem(file_name: str) -> str:
-    return re.sub(r"\.(wasm|wat)$", "", file_name, flags=re.IGNORECASE)
+    return re.sub(r"\.(wasm|wat|onnx)$", "", file_name, flags=re.IGNORECASE)
+
+
+def plain_name(file_name: str) -> ModelName:
+    """Return the name of a file as that of a model; raises UnknownIdentifierError."""
+    stem = _VERSION_TAIL.sub("", _stem(file_name))
+    return parse_model_name(re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:63])
 
 
 def _name_from_stem(file_name: str) -> ModelName:
-    stem = _VERSION_TAIL.sub("", _stem(file_name))
-    name = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:63]
     try:
-        return parse_model_name(name)
+        return plain_name(file_name)
     except UnknownIdentifierError as error:
         raise ModelSpecError(
             f"the file name {file_name!r} does not make a model name: {error}", hint="give one with --model NAME"

@@ -4,6 +4,7 @@ Owns the contract (what the module needs) and the self-test vectors (what it mus
 and the test data alone, so that the same input makes the same release.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -19,9 +20,10 @@ from compiler.inspect import required_features
 from controller.bundling.errors import PreflightError, refused_by_runtime
 from controller.bundling.source import ModelSource
 from controller.bundling.testdata import TestData, Vector
+from controller.bundling.values import from_bytes
 from protocol import limits
 from protocol.codec import sha256
-from protocol.manifest import Contract, FileRef, SelfTest
+from protocol.manifest import Contract, FileRef, SelfTest, Variant
 
 RECORDED_VECTORS = 4
 _TIMED_CALLS = 5
@@ -30,14 +32,24 @@ _TIMED_CALLS = 5
 class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a module after it ran here."""
 
-    contract: Contract
-    requires: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    """Of each module: what it needs. The first is that of the source, behind it are its fallbacks."""
     self_test: SelfTest
     vectors: bytes
     vectors_given: int | None
     """How many vectors the test data had, of which a bundle holds the first few; None when they were recorded."""
     latency_us: float | None
     """The median time of one call here; None when the self-test was not run."""
+
+    @property
+    def contract(self) -> Contract:
+        """What the module needs."""
+        return self.variants[0].contract
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The engine features that the module needs."""
+        return self.variants[0].requires
 
 
 class _Vectors(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,18 +75,15 @@ def preflight(
         facts = inspect(source.wasm)
         check_abi(facts)
         vectors = _vectors(source, test_data, _widest_bytes(facts, memory_cap_bytes), is_run=is_run)
-        contract = Contract(
-            memory_bytes=_needed_bytes(facts, vectors.used_bytes),
-            stack_kib=source.spec.stack_kib,
-            deadline_ms=source.spec.deadline_ms,
-        )
-        self_test = SelfTest(file=FileRef.of(vectors.data), count=vectors.count, **_tolerances(test_data))
-        latency_us = _run(source, contract, self_test, vectors.data) if is_run else None
+        variant = _variant(source, _needed_bytes(facts, vectors.used_bytes))
+        tolerances = _tolerances(source, test_data, vectors, variant.requires)
+        self_test = SelfTest(file=FileRef.of(vectors.data), count=vectors.count, **tolerances)
+        latency_us = _run(source, variant.contract, self_test, vectors.data) if is_run else None
+        fallbacks = [_fallback(source, wasm, self_test, vectors.data, is_run=is_run) for wasm in source.fallbacks]
     except ModelError as error:
         raise refused_by_runtime(source.file_name, error) from error
     return Preflight(
-        contract=contract,
-        requires=required_features(source.wasm),
+        variants=(variant, *fallbacks),
         self_test=self_test,
         vectors=vectors.data,
         vectors_given=None if test_data is None else len(test_data.inputs),
@@ -149,8 +158,49 @@ def _seed(wasm: bytes) -> int:
     return int(sha256(wasm)[:8], 16)
 
 
-def _tolerances(test_data: TestData | None) -> dict[str, str]:
-    return {} if test_data is None else {"atol": test_data.atol, "rtol": test_data.rtol}
+def _variant(source: ModelSource, memory_bytes: int) -> Variant:
+    contract = Contract(memory_bytes=memory_bytes, stack_kib=source.spec.stack_kib, deadline_ms=source.spec.deadline_ms)
+    return Variant(file=FileRef.of(source.wasm), contract=contract, requires=required_features(source.wasm))
+
+
+def _fallback(source: ModelSource, wasm: bytes, self_test: SelfTest, vectors: bytes, *, is_run: bool) -> Variant:
+    """Return what a further module of the model needs, which has to pass the same self-test; its memory is fixed."""
+    facts = inspect(wasm)
+    check_abi(facts)
+    other = msgspec.structs.replace(source, wasm=wasm, fallbacks=())
+    variant = _variant(other, facts.memory_max_bytes or facts.memory_min_bytes)
+    if is_run:
+        _run(other, variant.contract, self_test, vectors)
+    return variant
+
+
+def _tolerances(
+    source: ModelSource, test_data: TestData | None, vectors: _Vectors, requires: tuple[str, ...]
+) -> dict[str, str]:
+    """Return how far an output may be off.
+
+    Relaxed instructions round once or twice, as the machine likes: sums of large numbers that nearly cancel differ by
+    more than a part of the result. What is recorded from them is compared by the size of the largest output.
+    """
+    if test_data is not None:
+        return {"atol": test_data.atol, "rtol": test_data.rtol}
+    if "relaxed_simd" not in requires:
+        return {}
+    atol = min(1e-5 + 1e-4 * _largest_output(source, vectors.data), 1e8)
+    return {"atol": f"{atol:.1e}".replace("+", "")}
+
+
+def _largest_output(source: ModelSource, vectors: bytes) -> float:
+    """Return the greatest size of a finite float among the outputs of the vectors."""
+    spec, largest, offset = source.spec, 0.0, 0
+    while offset < len(vectors):
+        offset += sum(t.size_bytes for t in spec.inputs)
+        for tensor in spec.outputs:
+            if tensor.datatype in ("FP16", "FP32", "FP64"):
+                numbers = map(abs, from_bytes(tensor, vectors[offset : offset + tensor.size_bytes]))
+                largest = max(largest, *(n for n in numbers if n < math.inf), 0.0)
+            offset += tensor.size_bytes
+    return largest
 
 
 def _run(source: ModelSource, contract: Contract, self_test: SelfTest, vectors: bytes) -> float:

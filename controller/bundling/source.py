@@ -20,7 +20,7 @@ from protocol.wasm import MAGIC, custom_section
 
 SIDECAR = "model.toml"
 _OTHER_FORMATS = {
-    ".onnx": "compile the ONNX model to WebAssembly first: this version pushes modules alone",
+    ".onnx": "compile it first with `fleetctl build FILE`; `fleetctl push FILE` does so by itself",
     ".toml": "give the module that this file describes",
 }
 MINIMAL_SIDECAR = """\
@@ -47,6 +47,8 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
     spec_origin: str
     """Where the spec comes from: `fleet.model`, or the name of a TOML file."""
     tool: str
+    fallbacks: tuple[bytes, ...] = ()
+    """Modules of the same model for engines that lack what `wasm` needs, the best one first."""
 
 
 def read_source(path: Path) -> ModelSource:

@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import devices, inspection, models, push, query, releases, rollouts, running, server, workspace
+from controller.cli import (
+    building,
+    devices,
+    inspection,
+    models,
+    push,
+    query,
+    releases,
+    rollouts,
+    running,
+    server,
+    workspace,
+)
 from controller.cli.groups import DEFAULT_HOME, EXIT_ERROR, EXIT_UNREAD, FleetGroup, example
 from controller.cli.screen import report_error
 from controller.cli.session import Session
@@ -56,9 +68,16 @@ def choose_fleet(
 app.command("init", epilog=example("fleetctl init", "fleetctl init site-b --api-port 9470"))(workspace.init)
 app.command("up", epilog=example("fleetctl up"))(server.up)
 app.command("serve", epilog=example("fleetctl serve --mqtt-url mqtt://127.0.0.1:1883"))(server.serve)
-app.command("push", epilog=example("fleetctl push model.wasm", "fleetctl push model.wasm --to site-a --dry-run"))(
+app.command("push", epilog=example("fleetctl push model.wasm", "fleetctl push model.onnx --to site-a --dry-run"))(
     push.push
 )
+app.command(
+    "build",
+    epilog=example(
+        "fleetctl build model.onnx",
+        "fleetctl build model.onnx --input-shape image=1x3x224x224 --uint8-input image --normalize 127.5,127.5",
+    ),
+)(building.build)
 app.command("run", epilog=example("fleetctl run model.wasm --input sample.json"))(running.run_model)
 app.command("inspect", epilog=example("fleetctl inspect model.wasm"))(inspection.inspect_file)
 app.add_typer(devices.app, name="devices")

@@ -10,11 +10,12 @@ import typer
 
 from controller.api import schema
 from controller.bundling.bundle import Bundle, build_bundle
+from controller.bundling.compilation import DEVICES_FIRST, compile_file, is_onnx
 from controller.bundling.naming import Choice, choose_model, find_version
 from controller.bundling.preflight import Preflight, preflight
 from controller.bundling.source import ModelSource, read_source
 from controller.bundling.testdata import read_test_data
-from controller.cli import options, wording
+from controller.cli import compiling, options, wording
 from controller.cli.following import announce, conclude, follow, is_waiting, show_plan
 from controller.cli.publishing import ChosenRelease, Publication, Publisher, Upload
 from controller.cli.screen import Screen, warn
@@ -73,7 +74,7 @@ class _Push(msgspec.Struct, frozen=True, kw_only=True):
 
 def push(  # noqa: PLR0913 - typer reads options from the signature
     ctx: typer.Context,
-    file: options.ModelFile,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .wasm or .wat file, or an .onnx file to compile.")],
     *,
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="[default: from fleet.model, else the file name]")
@@ -100,18 +101,26 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
     ] = False,
     memory_mib: options.MemoryMib = _DEFAULT_MEMORY_MIB,
     soak_ms: options.SoakMs = None,
+    input_shape: compiling.InputShapes = None,
+    input_value: compiling.InputValues = None,
+    uint8_input: compiling.Uint8Inputs = None,
+    normalize: compiling.Normalize = None,
     is_json: options.Json = False,
 ) -> None:
     """Release a model and roll it out to devices.
 
-    Inspects the file, runs its self-test here (preflight), uploads it, signs the release, starts the rollout and,
-    with --wait, follows it. What is not given is chosen and said. Content that is a release already makes no new one.
+    Compiles an ONNX model first, for devices and for browsers. Inspects the file, runs its self-test here (preflight),
+    uploads it, signs the release, starts the rollout and, with --wait, follows it. What is not given is chosen and
+    said. Content that is a release already makes no new one.
 
     The exit code is 0 when it is done (with --wait: when every device ended well), 1 after an error, and 3 when some
     device did not end well, or not within --timeout.
     """
     screen = Screen(is_json=is_json)
-    source = read_source(file)
+    flags = compiling.CompileFlags(
+        input_shapes=input_shape, input_values=input_value, uint8_inputs=uint8_input, normalize=normalize
+    )
+    source = _read(screen, file, flags)
     _say_inspected(screen, source)
     checked = preflight(
         source,
@@ -146,6 +155,15 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
             rollout = follow(screen, client, rollout, timeout_s=timeout_s)
     screen.document(_result(publication, rollout=rollout))
     raise typer.Exit(conclude(screen, rollout, is_followed=is_followed))
+
+
+def _read(screen: Screen, file: Path, flags: compiling.CompileFlags) -> ModelSource:
+    """Return the model in a file, which is compiled first when it is ONNX."""
+    if is_onnx(file):
+        return compile_file(file, flags.options(), DEVICES_FIRST, screen.step).source()
+    if flags.are_given:
+        raise typer.BadParameter(f"{file.name} is compiled already: shapes and inputs are fixed in it")
+    return read_source(file)
 
 
 def _plan(screen: Screen, session: Session, client: FleetClient, job: _Push) -> None:

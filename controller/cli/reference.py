@@ -37,7 +37,8 @@ Everything that an operator does goes through `fleetctl`. This page is made from
 
 **A model** is a `.wasm` module, or WebAssembly text in a `.wat` file, that keeps the
 [tensor ABI](PROTOCOL.md). It describes its tensors in a section named `fleet.model`; where it has none, a TOML file
-beside it does: `NAME.toml` for `NAME.wasm`, else `model.toml`.
+beside it does: `NAME.toml` for `NAME.wasm`, else `model.toml`. `build` makes such a module of an `.onnx` file, and
+`push` does so by itself.
 
 ```toml
 {sidecar}```

@@ -66,7 +66,7 @@ def test_an_onnx_file_is_not_silently_another_thing() -> None:
     """The hint says what has to happen to it first."""
     with pytest.raises(ModelFileError, match="not a wasm file") as caught:
         parse_source("model.onnx", b"\x08\x07\x12\x07pytorch")
-    assert "compile the ONNX model" in caught.value.hint
+    assert "fleetctl build" in caught.value.hint
 
 
 def test_missing_exports_are_said_before_a_missing_spec() -> None:

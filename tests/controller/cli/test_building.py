@@ -1,0 +1,180 @@
+"""Tests of `fleetctl build`, and of `push` with a model that has to be compiled first."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from agent.runtime.module import check_abi, inspect
+from protocol.manifest import Manifest
+from tests.compiler.onnx_models import ModelWriter, small_cnn
+from tests.controller.cli.fleets import Done, Fleet, call
+
+_MAIN = "from controller.entry import main; main()"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def cnn(tmp_path: Path) -> Path:
+    path = tmp_path / "Small CNN-1.2.0.onnx"
+    path.write_bytes(small_cnn())
+    return path
+
+
+def dense() -> bytes:
+    w = ModelWriter()
+    return w.model(w.node("Relu", w.node("MatMul", w.input("pixels", ["batch", 3, 2]), w.weights(2, 2))))
+
+
+def error_of(done: Done, code: int = 1) -> str:
+    assert code == done.returncode, done.stdout
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_a_model_becomes_a_module_beside_us(cnn: Path) -> None:
+    """Each phase is on the screen; the module has no imports and runs at once."""
+    done = call("build", str(cnn), "--report")
+    assert 0 == done.returncode, done.stderr
+    lines = done.stdout.splitlines()
+    assert ["✓ read", "✓ import", "✓ optimise", "✓ compile"] == [" ".join(line.split()[:2]) for line in lines[:4]]
+    assert any(line.startswith("Conv_4 ") and "903,168" in line for line in lines)
+    module = Path("Small CNN-1.2.0.wasm")
+    facts = inspect(module.read_bytes())
+    check_abi(facts)
+    assert () == facts.imports
+    assert "softmax10  FP32 [1, 10]" == call("run", str(module)).stdout.splitlines()[0]
+
+
+def test_the_document_says_what_was_built(cnn: Path) -> None:
+    """Sizes, tensors and work; layers when they are asked for."""
+    built = json.loads(call("build", str(cnn), "-o", "m.wasm", "--simd", "simd128", "--report", "--json").stdout)
+    assert ("m.wasm", "small-cnn", "simd128") == (built["file"], built["spec"]["name"], built["simd"])
+    assert (Path("m.wasm").stat().st_size, 1_050_560) == (built["size_bytes"], built["multiply_adds"])
+    assert "Conv_0" == built["layers"][0]["name"]
+
+
+def test_the_same_bytes_in_every_process(cnn: Path) -> None:
+    """Whatever the hashes of strings are, for each target."""
+    for simd in ("relaxed", "simd128"):
+        digests = set()
+        for seed in ("1", "2"):
+            done = subprocess.run(
+                [sys.executable, "-c", _MAIN, "build", str(cnn), "--json", "--simd", simd],
+                env={**os.environ, "PYTHONHASHSEED": seed},
+                capture_output=True,
+                check=True,
+            )
+            digests.add(json.loads(done.stdout)["digest"])
+        assert 1 == len(digests)
+
+
+def test_open_shapes_are_asked_for_and_given(tmp_path: Path) -> None:
+    """The error has the option to type; with it the model is built."""
+    (tmp_path / "dense.onnx").write_bytes(dense())
+    said = error_of(call("build", "dense.onnx"), 1)
+    assert "pixels [batch, 3, 2]; give them numbers, for example: --input-shape pixels=1x3x2" in said
+    built = json.loads(call("build", "dense.onnx", "--input-shape", "pixels=4x3x2", "--json").stdout)
+    assert [4, 3, 2] == built["spec"]["inputs"][0]["shape"]
+
+
+def test_pixels_are_normalised_inside(tmp_path: Path) -> None:
+    """The input is bytes; each channel has its own mean and deviation."""
+    w = ModelWriter()
+    (tmp_path / "same.onnx").write_bytes(w.model(w.node("Identity", w.input("pixels", [1, 3, 2]))))
+    call("build", "same.onnx", "--uint8-input", "pixels", "--normalize", "1:2:3,0.5:1:2")
+    pixels = np.arange(6, dtype=np.uint8).reshape(1, 3, 2)
+    done = call("run", "same.wasm", "--input", "-", "--json", stdin=json.dumps(pixels.tolist()))
+    expected = (pixels - np.array([[1.0], [2], [3]])) / np.array([[0.5], [1], [2]])
+    [output] = json.loads(done.stdout)["outputs"]
+    assert expected.ravel().tolist() == output["data"]
+
+
+def test_a_setting_becomes_a_number(tmp_path: Path) -> None:
+    """An input given by a value is no input of the module."""
+    w = ModelWriter()
+    rate = w.input("rate", [], TensorProto.INT64)
+    sum_ = w.node("Add", w.input("x", [2]), w.node("Cast", rate, to=TensorProto.FLOAT))
+    (tmp_path / "m.onnx").write_bytes(w.model(sum_))
+    built = json.loads(call("build", "m.onnx", "--input-value", "rate=16000", "--json").stdout)
+    assert ["x"] == [t["name"] for t in built["spec"]["inputs"]]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--input-shape", "1x3"], "expected NAME=VALUE"),
+        (["--input-shape", "x=1x-3"], "expected a shape like 1x3x224x224"),
+        (["--input-value", "x=many"], "expected a number"),
+        (["--normalize", "1,2"], "inputs named with --uint8-input"),
+        (["--uint8-input", "x", "--normalize", "1"], "expected MEAN,STD"),
+        (["--uint8-input", "x", "--normalize", "1,0"], "a STD other than 0"),
+        (["--simd", "avx"], "Invalid value for '--simd'"),
+    ],
+)
+def test_misspelt_options_are_usage(cnn: Path, args: list[str], said: str) -> None:
+    """What was not understood ends with exit code 2, before the file is read."""
+    assert said in " ".join(error_of(call("build", str(cnn), *args), 2).split())
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["--input-shape", "pixels=1x4x2"], "bad_option", "input 'pixels' has"),
+        (["--input-shape", "pixel=1x3x2"], "bad_option", "the model has no inputs ['pixel']; it has ['pixels']"),
+        (["--uint8-input", "pixel"], "bad_option", "no inputs ['pixel']"),
+        (["--uint8-input", "pixels", "--normalize", "1:2,3"], "bad_option", "2 channels"),
+        (["--input-shape", "pixels=999999999x3x2"], "too_large", "expected at most"),
+        (["-o", "/nowhere/m.wasm"], "bad_model_file", "cannot write /nowhere/m.wasm"),
+        (["--version", "one"], "bad_identifier", "one"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_said(tmp_path: Path, args: list[str], code: str, said: str) -> None:
+    """The code is stable, the words name what is wrong, and no module is left behind."""
+    (tmp_path / "dense.onnx").write_bytes(dense())
+    given = [] if "--input-shape" in args else ["--input-shape", "pixels=1x3x2"]
+    done = call("build", "dense.onnx", *given, *args, "--json")
+    failure = json.loads(done.stdout)["error"]
+    assert (1, code) == (done.returncode, failure["code"])
+    assert said in failure["message"]
+    assert not list(tmp_path.glob("*.wasm"))
+
+
+def test_everything_unsupported_is_said_at_once(tmp_path: Path) -> None:
+    """One line for each node, and where the list of operators is."""
+    w = ModelWriter()
+    x = w.input("x", [4, 4])
+    (tmp_path / "odd.onnx").write_bytes(w.model(w.node("Det", x), w.node("Unique", x)))
+    said = error_of(call("build", "odd.onnx"))
+    assert "Det (Det_0, opset 17)" in said
+    assert "Unique (Unique_1, opset 17)" in said
+    assert "docs/COMPILER.md" in said
+
+
+def test_a_module_takes_no_compiler_options(tmp_path: Path, cnn: Path) -> None:
+    """Shapes are fixed in it."""
+    call("build", str(cnn), "-o", "m.wasm")
+    assert "compiled already" in error_of(call("push", "m.wasm", "--input-shape", "x=1"), 2)
+
+
+@pytest.mark.slow
+def test_push_compiles_for_devices_and_browsers(fleet: Fleet, cnn: Path) -> None:
+    """The release has a variant for each, and a device runs the fast one."""
+    fleet.start_device("compiled-1", "compiled")
+    done = fleet.run("push", str(cnn), "--to", "compiled", "--wait")
+    assert 0 == done.returncode, done.stderr
+    assert 2 == done.stdout.count("✓ compile")
+    shown = fleet.ask("releases", "show", "small-cnn", "1.2.0")
+    [stored] = (fleet.home / "server").rglob(shown["manifest_digest"])
+    manifest = Manifest.from_bytes(stored.read_bytes())
+    assert [("simd128", "relaxed_simd"), ("simd128",)] == [v.requires for v in manifest.variants]
+    assert "already" in fleet.run("push", str(cnn), "--to", "compiled", "--wait").stdout
