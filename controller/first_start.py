@@ -12,7 +12,7 @@ from controller.delivery import metadata
 from controller.delivery.assigning import TELEMETRY_INTERVAL
 from controller.delivery.memory import name_instance
 from controller.store import outbox
-from controller.store.metadata import keep, newest
+from controller.store.metadata import keep, newest, newest_root
 from controller.store.models import DeviceRow, MetadataRow
 from controller.store.settings import get_setting, put_setting
 from controller.trust import image
@@ -49,7 +49,7 @@ def _accept_first_targets(session: Session, core: Core, home: ServerHome) -> Non
         return
     raw = home.first_targets
     try:
-        accepted = image.accept_targets(None, raw, core.trust.image_root, core.now())
+        accepted = image.accept_targets(None, raw, newest_root(session, "image"), core.now())
     except ExpiredError as error:
         log.warning("the first targets are too old to start from", extra={"reason": str(error)})
         return

@@ -22,7 +22,7 @@ from controller.api.office import Addresses, Office
 from controller.api.schema import Info
 from controller.core import Core, Trust, World
 from controller.delivery.memory import instance_name
-from controller.delivery.mqtt import MqttLink
+from controller.delivery.mqtt import LinkSettings, MqttLink
 from controller.delivery.publisher import Publisher
 from controller.delivery.wants import Wants
 from controller.first_start import prepare
@@ -35,6 +35,7 @@ from controller.store.files import FileStore
 from controller.store.lock import exclusive
 from controller.store.times import Clock
 from controller.workspace import ServerHome
+from protocol import limits
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +111,7 @@ class Service:
         ingest = Ingest(self.core, topics, wants.add)
 
         def on_message(topic: str, payload: bytes, _retained: bool) -> None:
-            if topic == topics.memory_marker:
-                publisher.memory.receive(payload)
-            else:
+            if not publisher.memory.receive(topic, payload):
                 ingest.offer(topic, payload)
 
         def on_up() -> None:
@@ -121,7 +120,15 @@ class Service:
         with self.core.store.read() as session:
             client_id = f"wasmfleet-{instance_name(session)[:12]}"
         version = self._home.config.mqtt.version
-        link = MqttLink(self._mqtt_url, client_id, version=version, on_message=on_message, on_up=on_up)
+        link = MqttLink(
+            self._mqtt_url,
+            client_id,
+            version=version,
+            on_message=on_message,
+            on_up=on_up,
+            # The largest thing that it may read back; reports have bounds of their own.
+            settings=LinkSettings(max_message_bytes=limits.MAX_METADATA_SET_BYTES),
+        )
         publisher = Publisher(self.core, topics, link, wants)
         self.core.wake_publisher = publisher.wake
         link.subscribe(topics.all_uplinks)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from controller.cli import (
+    backup,
     building,
     devices,
     inspection,
@@ -85,6 +86,8 @@ app.add_typer(models.app, name="models")
 app.add_typer(releases.app, name="releases")
 app.add_typer(rollouts.app, name="rollouts")
 app.command("query", epilog=example("fleetctl query latency", "fleetctl query --list"))(query.query)
+app.command("backup", epilog=example("fleetctl backup fleet.backup"))(backup.backup)
+app.command("restore", epilog=example("fleetctl restore fleet.backup"))(backup.restore)
 app.command(
     "demo",
     short_help="Show the whole main job on this machine.",

@@ -1,5 +1,7 @@
 """Releases come in as signed targets metadata, after the files that they name."""
 
+import logging
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Targets
@@ -12,11 +14,14 @@ from controller.reads.releases import get_release, release_row
 from controller.store import audit, outbox
 from controller.store.audit import Actor, Deed
 from controller.store.deployments import OPEN_STATES, close, refresh_rollout, standing
-from controller.store.metadata import keep, newest
+from controller.store.metadata import keep, newest, newest_root
 from controller.store.models import DeploymentRow, FileRow, MetadataRow, ModelRow, ReleaseFileRow, ReleaseRow
 from controller.trust import image
+from protocol.errors import DigestError, ProtocolError
 from protocol.identifiers import Digest
 from protocol.manifest import FileRef, Manifest
+
+log = logging.getLogger(__name__)
 
 MAX_REASON_CHARS = 500
 
@@ -36,21 +41,59 @@ def accept_targets(core: Core, raw: bytes, actor: Actor) -> TargetsAccepted:
         current = newest(session, "image", "targets")
         if current is not None and current.raw == raw:
             return TargetsAccepted(version=current.version, released=_released_by(session, current.version))
-        accepted = image.accept_targets(current.raw if current else None, raw, core.trust.image_root, core.now())
+        accepted = image.accept_targets(
+            current.raw if current else None, raw, newest_root(session, "image"), core.now()
+        )
         for path, _, digest in accepted.added:
             manifest = _check_release(session, core, accepted.targets, path, digest)
             _add_release(session, manifest, digest, accepted.version, now_ms)
-        for model, floor in accepted.floors.items():
-            if (row := session.get(ModelRow, model)) is not None:
-                row.min_release_counter = floor
-        version = accepted.version
-        keep(session, MetadataRow(domain="image", name="targets", version=version, raw=raw, signed_at_ms=now_ms))
+        _put_in_force(session, accepted, raw, now_ms)
         metadata.sign_snapshot(session, core)
         released = _released_by(session, accepted.version)
         deed = Deed(action="targets.put", subject=f"version {accepted.version}", detail=" ".join(released))
         audit.record(session, actor, deed, now_ms)
     core.wake_publisher()
     return TargetsAccepted(version=accepted.version, released=released)
+
+
+def adopt_targets(session: Session, core: Core, accepted: image.AcceptedTargets, raw: bytes) -> tuple[str, ...]:
+    """Put targets in force that were in force before; return the releases whose files are not all on the disk.
+
+    Devices that run one of those keep it, because the signed targets name it; it cannot be rolled out.
+    """
+    now_ms, missing = core.now_ms(), []
+    for path, claim, digest in accepted.added:
+        try:
+            manifest = image.open_manifest(accepted.targets, path, core.files.read(digest))
+            sizes = {digest: accepted.targets.targets[path].length}
+            sizes |= {file.digest: file.size for file in _files_of(manifest)}
+            for file, size_bytes in sizes.items():
+                if core.files.path(file).stat().st_size != size_bytes:
+                    raise DigestError(f"file {file[:12]} is damaged")
+        except (OSError, ProtocolError) as error:
+            missing.append(f"{claim.model}@{claim.version}")
+            log.warning("release without its files", extra={"release": missing[-1], "reason": str(error)})
+            continue
+        for file, size_bytes in sizes.items():
+            if session.get(FileRow, file) is None:
+                session.add(FileRow(digest=file, size_bytes=size_bytes, created_at_ms=now_ms))
+        session.flush()
+        _add_release(session, manifest, digest, accepted.version, now_ms)
+    _put_in_force(session, accepted, raw, now_ms)
+    metadata.sign_snapshot(session, core)
+    actor = Actor(name="service", request_id="restore")
+    deed = Deed(action="targets.adopt", subject=f"version {accepted.version}", detail="missing: " + " ".join(missing))
+    audit.record(session, actor, deed, now_ms)
+    return tuple(missing)
+
+
+def _put_in_force(session: Session, accepted: image.AcceptedTargets, raw: bytes, now_ms: int) -> None:
+    for model, floor in accepted.floors.items():
+        if (row := session.get(ModelRow, model)) is not None:
+            row.min_release_counter = floor
+    targets = MetadataRow(domain="image", name="targets", version=accepted.version, raw=raw, signed_at_ms=now_ms)
+    keep(session, targets)
+    session.flush()
 
 
 def _released_by(session: Session, targets_version: int) -> tuple[str, ...]:

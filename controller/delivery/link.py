@@ -13,7 +13,7 @@ import ssl
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
@@ -206,35 +206,37 @@ class Link(ABC):
         for confirmation in waiting:
             connection.confirmations.wait_for(confirmation)
 
-    def subscribe(self, topic: str) -> None:
+    def subscribe(self, *topics: str) -> None:
         """Subscribe now and after every reconnect; without a connection it is done when there is one.
 
         Raises:
-            BrokerError: the broker refuses, or the connection was lost; the subscription stays wanted.
+            BrokerError: the broker refuses, or the connection was lost; the subscriptions stay wanted.
         """
         with self._lock:
-            self._topics[topic] = None
+            self._topics |= dict.fromkeys(topics)
             connection = self._current
         if connection:
-            connection.confirmations.wait_for(connection.subscribe([topic]))
+            for part in _parts(topics):
+                connection.confirmations.wait_for(connection.subscribe(part))
 
-    def unsubscribe(self, topic: str) -> None:
+    def unsubscribe(self, *topics: str) -> None:
         """Stop receiving what `subscribe` asked for; raises BrokerError."""
         with self._lock:
-            was_wanted = topic in self._topics
-            self._topics.pop(topic, None)
+            # The embedded broker does not answer when it is asked to forget what it does not know.
+            wanted = [topic for topic in topics if topic in self._topics]
+            for topic in wanted:
+                del self._topics[topic]
             connection = self._current
-        # The embedded broker does not answer when it is asked to forget what it does not know.
-        if connection and was_wanted:
-            connection.confirmations.wait_for(connection.unsubscribe(topic))
+        if connection:
+            for answer in [connection.unsubscribe(topic) for topic in wanted]:
+                connection.confirmations.wait_for(answer)
 
     def went_up(self, connection: Connection) -> None:
         """Called by a connection, on its own thread, when the broker has accepted it."""
         with self._lock:
             self._current = connection
             topics = list(self._topics)
-        parts = [topics[start : start + _SUBSCRIBE_AT_ONCE] for start in range(0, len(topics), _SUBSCRIBE_AT_ONCE)]
-        subscribed = [connection.subscribe(part) for part in parts]
+        subscribed = [connection.subscribe(part) for part in _parts(topics)]
         self._events.put(partial(self._tell_up, connection, subscribed))
         log.info("connected to %s with MQTT %s", self.address, connection.version)
 
@@ -310,6 +312,10 @@ class Link(ABC):
             handle = partial(self._on_message, incoming.topic, incoming.payload, incoming.retained)
             _guarded(incoming.topic, handle)
         connection.confirm(incoming.number)
+
+
+def _parts(topics: Sequence[str]) -> list[list[str]]:
+    return [list(topics[at : at + _SUBSCRIBE_AT_ONCE]) for at in range(0, len(topics), _SUBSCRIBE_AT_ONCE)]
 
 
 def _guarded(what: str, call: Callable[[], None]) -> None:

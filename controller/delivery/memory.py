@@ -1,11 +1,13 @@
 """Whether the broker still has what it was given.
 
-A retained marker carries a number that rises with every change. On each connection it is compared with ours; another
-number, or none, means that the broker forgot, wholly or since a backup, and everything is published again.
+A retained marker carries a number that rises before and after every change. On each connection it is compared with
+ours; another number, or none, means that one of the two fell back to a backup: what the broker has is looked at (see
+`controller.delivery.recovery`), and everything is published again.
 """
 
 import logging
 import threading
+from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import select, update
@@ -14,6 +16,7 @@ from sqlalchemy.orm import Session
 from controller.core import Core
 from controller.delivery.metadata import METADATA_KEY, TIMESTAMP_KEY
 from controller.delivery.outlet import Outlet
+from controller.errors import BrokerError
 from controller.store import outbox
 from controller.store.deployments import OPEN_STATES
 from controller.store.models import AckRow, DeploymentRow, DirectorRow, FileRow, InstalledRow, ReleaseFileRow
@@ -47,54 +50,81 @@ class BrokerMemory:
         self._lock = threading.Lock()
         self._probe = ""
         self._is_back = threading.Event()
-        self._found: Marker | None = None
+        self._asked: frozenset[str] = frozenset()
+        self._found: dict[str, bytes] = {}
         self.is_changing = False
         """Whether something was published since the last marker."""
 
-    def receive(self, payload: bytes) -> None:
-        """Take a message of the memory topic, from the link's thread."""
+    def receive(self, topic: str, payload: bytes) -> bool:
+        """Take a message from the link's thread; return whether it was one that is asked for here."""
+        if topic != self._topic:
+            with self._lock:
+                if topic not in self._asked:
+                    return False
+                self._found[topic] = payload
+            return True
         try:
             marker = decode(payload, Marker, limit_bytes=_MAX_MARKER_BYTES, what="memory marker")
         except ProtocolError:
             self._core.counters.add("memory.malformed")
-            return
+            return True
         with self._lock:
             if marker.probe is None:
-                self._found = marker
+                self._found[topic] = payload
             elif marker.probe == self._probe:
                 self._is_back.set()
+        return True
 
     def is_kept(self, timeout_s: float) -> bool:
-        """Return whether the broker has our newest marker; raises BrokerError.
+        """Return whether the broker has our newest marker; raises BrokerError."""
+        ours = self._marker()
+        found = self.retained([], timeout_s).get(self._topic)
+        return found is not None and decode(found, Marker, limit_bytes=_MAX_MARKER_BYTES, what="memory marker") == ours
 
-        The probe comes back after the retained marker, so that "there is none" need not be guessed from silence.
+    def retained(self, topics: Sequence[str], timeout_s: float) -> dict[str, bytes]:
+        """Return what the broker holds under the marker's topic and `topics`.
+
+        A probe comes back after the retained messages, so that "there is none" need not be guessed from silence.
+
+        Raises:
+            BrokerError: the connection was lost, or the probe did not come back within `timeout_s`.
         """
         with self._lock:
-            self._probe, self._found = self._core.random_hex(8), None
+            self._probe, self._found, self._asked = self._core.random_hex(8), {}, frozenset(topics)
             self._is_back.clear()
-        ours = self._marker()
-        self._link.subscribe(self._topic)
+        asked = [*topics, self._topic]
         try:
-            probe = msgspec.structs.replace(ours, probe=self._probe)
-            self._link.publish(self._topic, encode(probe))
-            self._is_back.wait(timeout_s)
+            self._link.subscribe(*asked)
+            self._link.publish(self._topic, encode(msgspec.structs.replace(self._marker(), probe=self._probe)))
+            if not self._is_back.wait(timeout_s):
+                raise BrokerError(
+                    f"the broker did not give back within {timeout_s:.0f} s what it was told",
+                    hint=f"let the service read and write {self._topic}",
+                )
         finally:
-            self._link.unsubscribe(self._topic)
+            self._link.unsubscribe(*asked)
         with self._lock:
-            return self._found == ours
+            found, self._found, self._asked = self._found, {}, frozenset()
+        return found
 
     def expect_change(self) -> None:
         """Count up before something is published, so that a crash in between leaves the broker's marker behind ours."""
-        if self.is_changing:
-            return
-        with self._core.store.write() as session:
-            put_setting(session, _GENERATION, str(int(get_setting(session, _GENERATION, "0")) + 1))
-        self.is_changing = True
+        if not self.is_changing:
+            self._count_up()
+            self.is_changing = True
 
     def seal(self) -> None:
-        """Mark the broker's state as the newest, after everything was published; raises BrokerError."""
+        """Mark the broker's state as the newest, after everything was published; raises BrokerError.
+
+        It counts up once more: a copy of the database that was made meanwhile must not be taken for the newest.
+        """
+        self._count_up()
         self._link.publish(self._topic, encode(self._marker()), retain=True)
         self.is_changing = False
+
+    def _count_up(self) -> None:
+        with self._core.store.write() as session:
+            put_setting(session, _GENERATION, str(int(get_setting(session, _GENERATION, "0")) + 1))
 
     def _marker(self) -> Marker:
         with self._core.store.read() as session:

@@ -6,6 +6,7 @@ still says so.
 
 from datetime import timedelta
 
+import msgspec
 from sqlalchemy.orm import Session
 
 from controller.core import Core
@@ -21,24 +22,34 @@ METADATA_KEY = "set"
 TIMESTAMP_KEY = "timestamp"
 
 
-def sign_snapshot(session: Session, core: Core) -> None:
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """Versions that devices may have seen although this database does not know them."""
+
+    snapshot: int = 0
+    timestamp: int = 0
+
+
+_NOTHING_SEEN = Seen()
+
+
+def sign_snapshot(session: Session, core: Core, seen: Seen = _NOTHING_SEEN) -> None:
     """Vouch for the newest targets with a new snapshot and timestamp; without targets there is nothing to do."""
     targets = newest(session, "image", "targets")
     if targets is None:
         return
-    version = _next(session, "snapshot")
+    version = _next(session, "snapshot", seen.snapshot)
     raw = image.sign_snapshot(targets.raw, version, core.trust.snapshot, core.now())
     keep(session, MetadataRow(domain="image", name="snapshot", version=version, raw=raw, signed_at_ms=core.now_ms()))
     outbox.mark(session, "metadata", [METADATA_KEY])
-    sign_timestamp(session, core)
+    sign_timestamp(session, core, seen)
 
 
-def sign_timestamp(session: Session, core: Core) -> None:
+def sign_timestamp(session: Session, core: Core, seen: Seen = _NOTHING_SEEN) -> None:
     """Say again that the snapshot is the newest."""
     snapshot = newest(session, "image", "snapshot")
     if snapshot is None:
         return
-    version = _next(session, "timestamp")
+    version = _next(session, "timestamp", seen.timestamp)
     raw = image.sign_timestamp(snapshot.raw, version, core.trust.timestamp, core.now())
     keep(session, MetadataRow(domain="image", name="timestamp", version=version, raw=raw, signed_at_ms=core.now_ms()))
     outbox.mark(session, "metadata", [TIMESTAMP_KEY])
@@ -68,6 +79,6 @@ def _raw(rows: list[MetadataRow]) -> list[bytes]:
     return [row.raw for row in rows]
 
 
-def _next(session: Session, role: Role) -> int:
+def _next(session: Session, role: Role, seen: int) -> int:
     row = newest(session, "image", role)
-    return row.version + 1 if row else 1
+    return max(row.version if row else 0, seen) + 1

@@ -22,10 +22,10 @@ class Outlet(Protocol):
         """Have the broker take messages in order; raises BrokerError."""
         ...
 
-    def subscribe(self, topic: str) -> None:
-        """Ask for the messages of a topic; raises BrokerError."""
+    def subscribe(self, *topics: str) -> None:
+        """Ask for the messages of some topics; raises BrokerError."""
         ...
 
-    def unsubscribe(self, topic: str) -> None:
+    def unsubscribe(self, *topics: str) -> None:
         """Ask for them no longer; raises BrokerError."""
         ...

@@ -17,6 +17,7 @@ from controller.delivery.link import Outgoing
 from controller.delivery.memory import BrokerMemory, republish_everything
 from controller.delivery.metadata import renew_when_due
 from controller.delivery.outlet import Outlet
+from controller.delivery.recovery import learn_from_broker
 from controller.delivery.wants import Wants
 from controller.errors import BrokerError, UnreadableError
 from controller.store import outbox
@@ -27,7 +28,7 @@ from protocol.topics import Topics
 log = logging.getLogger(__name__)
 
 BATCH = 200
-MARKER_TIMEOUT_S = 5.0
+MARKER_TIMEOUT_S = 30.0
 RETRY_S = 2.0
 REFUSED_PAUSE = timedelta(minutes=1)
 RENEW_EVERY = timedelta(minutes=1)
@@ -38,6 +39,7 @@ class Publisher:
 
     def __init__(self, core: Core, topics: Topics, link: Outlet, wants: Wants) -> None:
         self._core = core
+        self._topics = topics
         self._link = link
         self._wants = wants
         self._broadcast = Broadcast(core, topics)
@@ -119,14 +121,15 @@ class Publisher:
 
     def _check_memory(self) -> None:
         try:
-            is_kept = self.memory.is_kept(MARKER_TIMEOUT_S)
+            if self.memory.is_kept(MARKER_TIMEOUT_S):
+                return
+            learn_from_broker(self._core, self._topics, self.memory)
         except BrokerError:
             self._is_memory_unknown = True
             raise
-        if not is_kept:
-            with self._core.store.write() as session:
-                republish_everything(session)
-            self.memory.expect_change()
+        with self._core.store.write() as session:
+            republish_everything(session)
+        self.memory.expect_change()
 
     def _answer(self) -> bool:
         wanted = self._wants.take(BATCH)

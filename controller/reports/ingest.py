@@ -168,7 +168,7 @@ class Ingest:
                 self._answer_want(device, Want.from_bytes(payload))
                 counted, n = "want", 1
             case "liveness":
-                is_news = receive_liveness(row, open_liveness(payload, device, key), then, at_ms)
+                is_news = receive_liveness(session, row, open_liveness(payload, device, key), then, at_ms)
                 counted, n = "liveness" if is_news else "stale_liveness", 1
             case "telemetry":
                 counted = "telemetry"

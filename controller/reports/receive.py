@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from controller.reports.reconcile import reconcile
 from controller.rollouts import Effect, apply_receipt
 from controller.store import outbox
 from controller.store.deployments import refresh_rollout, standing
@@ -68,7 +69,7 @@ class Consequences:
         outbox.mark(session, "assign", self.reassigned)
 
 
-def receive_liveness(row: DeviceRow, liveness: Liveness, then: Consequences, at_ms: int) -> bool:
+def receive_liveness(session: Session, row: DeviceRow, liveness: Liveness, then: Consequences, at_ms: int) -> bool:
     """Take a birth or a death; return whether it was news. One of an older session says nothing.
 
     Sessions compare within one stream alone: a device that lost its memory counts them from 1 again.
@@ -93,7 +94,12 @@ def receive_liveness(row: DeviceRow, liveness: Liveness, then: Consequences, at_
     row.acknowledged_director_version = max(row.acknowledged_director_version, liveness.director_version)
     if liveness.director_version > row.director_version:
         # Our memory is older than the device's: the next document must be newer than what it has seen.
+        if row.restored_version is None:
+            row.restored_version = row.director_version
         row.director_version = liveness.director_version
+        then.reassigned.add(row.id)
+    if row.restored_version is not None:
+        then.rollouts |= reconcile(session, row, liveness, at_ms)
         then.reassigned.add(row.id)
     return True
 
@@ -235,8 +241,9 @@ def _known(session: Session, kind: type[ReceiptRow] | type[SampleRow], origin: O
 def _acknowledge(session: Session, origin: Origin, kind: Literal["receipts", "telemetry"], batch: _Batch) -> bool:
     """Move the mark below which everything is stored; return whether the device is to be told.
 
-    A device says what its batch follows; when that is stored, nothing is missing. One that does not say so may have
-    sent another batch before that was lost, until it has repeated itself: it repeats what is not acknowledged.
+    A device says what its batch follows; when that is stored, nothing is missing. Else another batch before it may have
+    been lost on the way, until the device has repeated itself: it repeats all that it does not know acknowledged. What
+    it does not repeat then it has dropped, or had acknowledged by a database that was since restored from a backup.
     """
     row = session.get(AckRow, (origin.device, origin.stream))
     if row is None:
@@ -253,7 +260,7 @@ def _acknowledge(session: Session, origin: Origin, kind: Literal["receipts", "te
     covered = row.receipts if kind == "receipts" else row.telemetry
     repeats = row.receipts_gap_seen if kind == "receipts" else row.telemetry_gap_seen
     follows = batch.numbers[0] - 1 if batch.after is None else batch.after
-    repeats = repeats + 1 if batch.is_repeated and batch.after is None else 0
+    repeats = repeats + 1 if batch.is_repeated else 0
     is_complete = follows <= covered or repeats >= PATIENCE
     if is_complete:
         covered, repeats = max(covered, batch.numbers[-1]), 0

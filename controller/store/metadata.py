@@ -41,3 +41,8 @@ def roots(session: Session, domain: Domain) -> list[MetadataRow]:
             .order_by(MetadataRow.version)
         )
     )
+
+
+def newest_root(session: Session, domain: Domain) -> bytes:
+    """Return the root in force; every start makes sure that there is one."""
+    return roots(session, domain)[-1].raw

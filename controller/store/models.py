@@ -47,6 +47,8 @@ class DeviceRow(Base):
     soak_ms: Mapped[int | None] = mapped_column(Integer)
     director_version: Mapped[int] = mapped_column(BigInteger, default=0)
     acknowledged_director_version: Mapped[int] = mapped_column(BigInteger, default=0)
+    restored_version: Mapped[int | None] = mapped_column(BigInteger)
+    """The last document that this database signed before a restore made it forget later ones; null: all is known."""
 
 
 class GroupRow(Base):

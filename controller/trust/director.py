@@ -9,7 +9,7 @@ from tuf.api.serialization.json import JSONSerializer
 
 from controller.errors import NotFoundError, RefusedError
 from protocol import limits
-from protocol.assignment import Assignment, build_targets, parse_metadata
+from protocol.assignment import Assignment, build_targets, parse_metadata, target_path
 
 ASSIGNMENT_VALID = timedelta(days=7)
 
@@ -40,6 +40,11 @@ def sign_assignment(
             hint="undeploy models that the device no longer needs",
         )
     return raw
+
+
+def is_released(targets_raw: bytes, model: str, version: str) -> bool:
+    """Return whether the image repository's `targets_raw` name a release."""
+    return target_path(model, version) in _entries(targets_raw)
 
 
 @lru_cache(maxsize=2)

@@ -156,6 +156,26 @@ def accept_targets(current_raw: bytes | None, new_raw: bytes, root_raw: bytes, n
             f"expected targets that end within {TARGETS_VALID_MAX.days} days, got {new.expires:%Y-%m-%d}",
             hint="see whether the clock of the signing machine is right",
         )
+    return _examined(current, new)
+
+
+def newest_targets(current_raw: bytes | None, found_raw: bytes, root_raw: bytes) -> AcceptedTargets | None:
+    """Return what `found_raw` changes when the operator signed it after `current_raw`, else None.
+
+    It may be several versions newer, or have ended: a database that was restored takes back what was in force.
+
+    Raises:
+        ProtocolError: it is too large, malformed, or not signed under `root_raw`.
+        RefusedError: it takes something back, or breaks a rule of release counters and floors.
+    """
+    found = _verified_targets(found_raw, root_raw)
+    current = None if current_raw is None else _parse(current_raw, Targets).signed
+    if current is not None and found.version <= current.version:
+        return None
+    return _examined(current, found)
+
+
+def _examined(current: Targets | None, new: Targets) -> AcceptedTargets:
     if current:
         _check_grows(current, new)
     known = current.targets if current else {}

@@ -327,15 +327,16 @@ class Recorder:
         for message in messages:
             self.publish(*message)
 
-    def subscribe(self, topic: str) -> None:
+    def subscribe(self, *topics: str) -> None:
         """Deliver what is retained."""
-        self._subscribed.add(topic)
-        if topic in self.retained:
-            self.on_message(topic, self.retained[topic])
+        self._subscribed |= set(topics)
+        for topic in topics:
+            if topic in self.retained:
+                self.on_message(topic, self.retained[topic])
 
-    def unsubscribe(self, topic: str) -> None:
+    def unsubscribe(self, *topics: str) -> None:
         """Deliver no more."""
-        self._subscribed.discard(topic)
+        self._subscribed -= set(topics)
 
 
 @contextmanager

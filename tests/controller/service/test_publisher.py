@@ -29,7 +29,7 @@ def broker(fleet: FleetCore) -> Recorder:
 def connect(fleet: FleetCore, broker: Recorder):  # type: ignore[no-untyped-def]
     """Return a publisher that hears the marker."""
     publisher = fleet.publisher(broker)
-    broker.on_message = lambda topic, payload: publisher.memory.receive(payload)
+    broker.on_message = publisher.memory.receive
     return publisher
 
 

@@ -53,6 +53,31 @@ def test_every_revision_can_be_undone(store: Store) -> None:
             session.execute(text(f"SELECT * FROM {view.name}"))
 
 
+OLD_ROWS = {
+    "devices": "INSERT INTO devices VALUES ('press-1', x'00', 'a1', 1, 'online', 2, 'stream', 3, 4, 'x86_64', '0.1.0',"
+    " NULL, '[]', NULL, 7, 6)",
+    "acks": "INSERT INTO acks VALUES ('press-1', 'stream', 5, 6, 0, 0, 7)",
+}
+
+
+def test_a_database_of_the_first_revision_keeps_its_data(tmp_path: Path) -> None:
+    """Whatever was added since."""
+    old = Store(f"sqlite:///{tmp_path}/fleet.db")
+    with old.engine.connect() as connection:
+        alembic.command.upgrade(alembic_config(connection), "0001")
+        for statement in OLD_ROWS.values():
+            connection.execute(text(statement))
+        before = {name: connection.execute(text(f"SELECT * FROM {name}")).mappings().one() for name in OLD_ROWS}
+        connection.commit()
+    old.migrate()
+    with old.read() as session:
+        for name, row in before.items():
+            after = session.execute(text(f"SELECT * FROM {name}")).mappings().one()
+            assert dict(row) == {column: after[column] for column in row}
+        assert "press-1" == session.execute(text("SELECT device FROM fleet_status")).scalar_one()
+    old.close()
+
+
 def test_the_views_of_another_version_are_replaced_at_the_start(store: Store) -> None:
     """One that is missing, one that reads something else, one that is no more."""
     with store.engine.begin() as connection:

@@ -1,0 +1,95 @@
+"""Backups of the server's folder: whole, made while the service runs, and put back only when nobody serves."""
+
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from controller.backup import make_backup, restore_backup
+from controller.errors import ConflictError, RefusedError, WorkspaceError
+from controller.reads.devices import get_device
+from controller.store.lock import exclusive
+from protocol.codec import sha256
+from tests.controller.service.fleet import START, FleetCore, bundle, open_core
+
+
+def test_a_fleet_comes_back_as_it_was(fleet: FleetCore, tmp_path: Path) -> None:
+    """Database, files, keys and settings; what came later lies aside."""
+    release = bundle()
+    fleet.release(release)
+    fleet.enroll("press-1")
+    home = fleet.workspace.server
+    size_bytes = make_backup(home, tmp_path / "fleet.backup", START)
+    assert (tmp_path / "fleet.backup").stat().st_size == size_bytes
+    assert 0o600 == stat.S_IMODE((tmp_path / "fleet.backup").stat().st_mode)
+    fleet.enroll("press-2")
+    fleet.core.store.close()
+    restored = restore_backup(tmp_path / "fleet.backup", home, START)
+    assert restored.replaced is not None
+    assert (Path(restored.replaced) / "fleet.db").is_file()
+    assert "2026-01-15T12:00:00Z" == restored.made_at
+    assert {0o700} == {stat.S_IMODE(path.stat().st_mode) for path in (home.path, home.keys_path)}
+    assert {0o600} == {stat.S_IMODE(path.stat().st_mode) for path in home.keys_path.iterdir()}
+    with open_core(tmp_path) as again, again.core.store.read() as session:
+        assert "press-1" == get_device(session, "press-1").id
+        assert again.core.files.read(sha256(release.files[0])) == release.files[0]
+        with pytest.raises(Exception, match="no device 'press-2'"):
+            get_device(session, "press-2")
+
+
+def test_a_backup_is_never_overwritten(fleet: FleetCore, tmp_path: Path) -> None:
+    """The older one may be the better one."""
+    (tmp_path / "fleet.backup").write_bytes(b"older")
+    with pytest.raises(RefusedError, match="exists"):
+        make_backup(fleet.workspace.server, tmp_path / "fleet.backup", START)
+    assert b"older" == (tmp_path / "fleet.backup").read_bytes()
+
+
+def test_nothing_is_restored_under_a_running_service(fleet: FleetCore, tmp_path: Path) -> None:
+    """It would go on with what it has in memory."""
+    home = fleet.workspace.server
+    make_backup(home, tmp_path / "fleet.backup", START)
+    with exclusive(home.path / "service.lock"), pytest.raises(ConflictError, match="another service runs"):
+        restore_backup(tmp_path / "fleet.backup", home, START)
+    assert home.database_path.is_file()
+
+
+@pytest.mark.parametrize("damage", ["cut off", "another file", "no database", "bad database", "missing"])
+def test_a_damaged_backup_changes_nothing(fleet: FleetCore, tmp_path: Path, damage: str) -> None:
+    """It is looked through before anything is put in place."""
+    home, path = fleet.workspace.server, tmp_path / "fleet.backup"
+    make_backup(home, path, START)
+    whole = path.read_bytes()
+    match damage:
+        case "cut off":
+            path.write_bytes(whole[: len(whole) // 3])
+        case "another file":
+            path.write_bytes(b"SQLite format 3\0" + bytes(10_000))
+        case "no database" | "bad database":
+            _without_database(path, b"SQLite format 3\0 but nothing else" if damage == "bad database" else None)
+        case "missing":
+            path.unlink()
+    before = home.database_path.stat().st_ino
+    with pytest.raises(WorkspaceError):
+        restore_backup(path, home, START)
+    assert before == home.database_path.stat().st_ino
+    assert {"operator", "server"} == {path.name for path in (tmp_path / "fleet").iterdir()}
+
+
+def _without_database(path: Path, instead: bytes | None) -> None:
+    folder = path.with_suffix(".open")
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
+        names = archive.getnames()
+    database = folder / "server" / "fleet.db"
+    database.unlink()
+    if instead is not None:
+        database.write_bytes(instead)
+    with tarfile.open(path, "w") as archive:
+        for name in names:
+            if (folder / name).exists():
+                archive.add(folder / name, name, recursive=False)
+    for file in sorted(folder.rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    folder.rmdir()

@@ -1,0 +1,297 @@
+"""A database put back from a backup: devices, which have seen more than it knows, obey what the service signs next."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from agent.identity import Identity
+from agent.trust import Judgement, Trust
+from controller.delivery.publisher import Publisher
+from controller.reads.devices import get_device
+from controller.reads.releases import list_releases
+from controller.reads.rollouts import get_rollout
+from controller.store.metadata import newest
+from controller.store.models import DeviceRow
+from protocol.assignment import parse_metadata
+from protocol.codec import sha256
+from protocol.manifest import Manifest
+from tests.controller.service.fleet import HAPPY, FleetCore, Recorder, ScriptedDevice, bundle, open_core, slot
+
+
+class Floors:
+    """What a device remembers of versions, in memory."""
+
+    def __init__(self) -> None:
+        self._versions: dict[str, int] = {}
+        self._signed_time_ms = 0
+
+    def floors(self) -> dict[str, int]:
+        return dict(self._versions)
+
+    def raise_floors(self, versions: dict[str, int], *, signed_time_ms: int = 0) -> None:
+        for name, version in versions.items():
+            self._versions[name] = max(version, self._versions.get(name, 0))
+        self._signed_time_ms = max(self._signed_time_ms, signed_time_ms)
+
+    def signed_time_ms(self) -> int:
+        return self._signed_time_ms
+
+
+class Believer:
+    """A device's own judgement of what is retained, with its memory."""
+
+    def __init__(self, fleet: FleetCore, device: ScriptedDevice, folder: Path) -> None:
+        folder.mkdir()
+        self._fleet = fleet
+        self._device = device
+        self._now_ms = fleet.core.now_ms
+        identity = Identity(
+            folder=folder,
+            device_id=device.id,
+            key=device.key,
+            mqtt_url="mqtt://nowhere",
+            topics=fleet.topics,
+            image_root=fleet.core.trust.image_root,
+            director_root=fleet.core.trust.director_root,
+        )
+        self._trust = Trust(identity, folder, Floors())
+
+    def look_at(self, broker: Recorder) -> Judgement:
+        """Return what the device makes of the broker's state."""
+        topics = self._fleet.topics
+        self._trust.judge("metadata", broker.retained[topics.metadata], self._now_ms())
+        self._trust.judge("timestamp", broker.retained[topics.timestamp], self._now_ms())
+        return self._trust.judge("director", broker.retained[topics.director(self._device.id)], self._now_ms())
+
+
+class Restorable:
+    """A fleet whose database can be copied and put back, and the broker that goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.broker = Recorder()
+        self._copy = folder / "copy.db"
+
+    @property
+    def _database(self) -> Path:
+        return self.folder / "fleet" / "server" / "fleet.db"
+
+    def back_up(self) -> None:
+        """Copy the database, online."""
+        with closing(sqlite3.connect(self._database)) as live, closing(sqlite3.connect(self._copy)) as copy:
+            live.backup(copy)
+
+    def put_back(self) -> None:
+        """Put the copy in place, as a person would."""
+        for name in ("fleet.db", "fleet.db-wal", "fleet.db-shm"):
+            (self._database.parent / name).unlink(missing_ok=True)
+        shutil.copy(self._copy, self._database)
+
+
+@pytest.fixture
+def restorable(new_fleet: Path, tmp_path: Path) -> Restorable:
+    """A fleet with nothing in it."""
+    shutil.copytree(new_fleet, tmp_path, dirs_exist_ok=True)
+    return Restorable(tmp_path)
+
+
+def publish(fleet: FleetCore, broker: Recorder) -> Publisher:
+    """Bring the broker everything, as a service does that has just connected."""
+    publisher = fleet.publisher(broker)
+    broker.on_message = publisher.memory.receive
+    publisher.settle()
+    return publisher
+
+
+def finish(fleet: FleetCore, device: ScriptedDevice, manifest: Manifest, broker: Recorder, to: str = "all") -> None:
+    """Roll a release out, and have the device report that it runs."""
+    rollout = fleet.roll_out(manifest.model, manifest.version, to)
+    publish(fleet, broker)
+    deployment = next(d.id for d in rollout.deployments if d.device == device.id)
+    fleet.say(device, "receipts", device.report(deployment, manifest, HAPPY))
+    publish(fleet, broker)
+
+
+def test_every_device_obeys_a_restored_database(restorable: Restorable, tmp_path: Path) -> None:
+    """After releases, rollouts and renewals that the backup knows nothing of; no device speaks in between."""
+    broker = restorable.broker
+    with open_core(restorable.folder) as fleet:
+        first = fleet.release(bundle())
+        devices = [fleet.enroll(f"press-{n}") for n in range(3)]
+        believers = [Believer(fleet, device, tmp_path / device.id) for device in devices]
+        fleet.roll_out("double", "1.0.0")
+        publish(fleet, broker)
+        restorable.back_up()
+        for number in range(2, 6):
+            fleet.clock.advance(hours=9)
+            finish(fleet, devices[0], fleet.release(bundle(version=f"{number}.0.0", counter=number)), broker)
+        for believer in believers:
+            judgement = believer.look_at(broker)
+            assert ({}, "5.0.0") == (
+                judgement.problems,
+                judgement.assignment and judgement.assignment.goals["double"].version,
+            )
+    seen = {topic: parse(raw) for topic, raw in broker.retained.items() if topic.endswith(("timestamp", "director"))}
+    restorable.put_back()
+    with open_core(restorable.folder, fleet.clock) as fleet:
+        publish(fleet, broker)
+        for believer in believers:
+            judgement = believer.look_at(broker)
+            assert {} == judgement.problems
+            assert judgement.assignment is not None
+            goal = judgement.assignment.goals["double"]
+            assert (first.version, None) == (goal.version, goal.refusal)
+            assert goal.manifest is not None
+        for topic, version in seen.items():
+            assert version < parse(broker.retained[topic])
+        with fleet.core.store.read() as session:
+            shown = {release.version for release in list_releases(session, "double")}
+        assert {"1.0.0", "2.0.0", "3.0.0", "4.0.0", "5.0.0"} == shown
+        finish(fleet, devices[0], fleet.release(bundle(version="6.0.0", counter=6)), broker)
+        assert {} == believers[0].look_at(broker).problems
+
+
+def parse(raw: bytes) -> int:
+    """Return the version of signed metadata."""
+    return int(parse_metadata(raw, "metadata").signed.version)
+
+
+def test_a_release_whose_files_are_gone_is_kept_in_the_signed_list(restorable: Restorable) -> None:
+    """The operator signed it; what cannot be sent cannot be rolled out."""
+    broker, second = restorable.broker, bundle(version="2.0.0", counter=2)
+    with open_core(restorable.folder) as fleet:
+        fleet.release(bundle())
+        publish(fleet, broker)
+        restorable.back_up()
+        fleet.release(second)
+        publish(fleet, broker)
+        fleet.core.files.path(sha256(second.files[0])).unlink()
+    restorable.put_back()
+    with open_core(restorable.folder) as fleet:
+        publish(fleet, broker)
+        with fleet.core.store.read() as session:
+            assert ["1.0.0"] == [release.version for release in list_releases(session, "double")]
+            row = newest(session, "image", "targets")
+        assert row is not None
+        assert {"models/double/1.0.0.json", "models/double/2.0.0.json"} == set(
+            parse_metadata(row.raw, "t").signed.targets
+        )
+        fleet.release(bundle(version="3.0.0", counter=3))
+
+
+def test_what_others_signed_drives_no_version_up(restorable: Restorable, tmp_path: Path) -> None:
+    """Whoever may write to the broker can retain anything: only our own signatures count."""
+    broker = restorable.broker
+    with open_core(restorable.folder) as fleet:
+        fleet.release(bundle())
+        device, other = fleet.enroll("press-1"), fleet.enroll("press-2")
+        fleet.roll_out("double", "1.0.0")
+        publish(fleet, broker)
+        for _ in range(3):
+            fleet.roll_out("double", "1.0.0", other.id)
+            publish(fleet, broker)
+        with fleet.core.store.read() as session:
+            mine = newest(session, "image", "timestamp")
+            versions = dict(session.execute(select(DeviceRow.id, DeviceRow.director_version)).all())
+    with open_core(tmp_path / "thief") as thief:
+        thief.enroll(device.id)
+        for _ in range(5):
+            thief.clock.advance(hours=9)
+            thief.enroll(device.id)
+            publish(thief, stolen := Recorder())
+    topics = fleet.topics
+    foreign = {
+        topics.timestamp: stolen.retained[topics.timestamp],
+        topics.metadata: stolen.retained[topics.metadata],
+        topics.director(device.id): broker.retained[topics.director(other.id)],
+    }
+    for payloads in (foreign, dict.fromkeys(foreign, b"nonsense"), dict.fromkeys(foreign, b"{}")):
+        broker.retained = dict(payloads)
+        with open_core(restorable.folder) as fleet:
+            publish(fleet, broker)
+            with fleet.core.store.read() as session:
+                found = newest(session, "image", "timestamp")
+                assert versions == dict(session.execute(select(DeviceRow.id, DeviceRow.director_version)).all())
+            assert mine is not None
+            assert found is not None
+            assert mine.raw == found.raw == broker.retained[topics.timestamp]
+
+
+def test_reports_that_a_lost_database_acknowledged_are_passed_over(restorable: Restorable) -> None:
+    """The device has forgotten them, and must not repeat the later ones for ever."""
+    with open_core(restorable.folder) as fleet:
+        manifest = fleet.release(bundle())
+        device = fleet.enroll("press-1")
+        restorable.back_up()
+        fleet.say(device, "telemetry", device.telemetry(*(device.record((manifest, [1])) for _ in range(5)), after=0))
+    restorable.put_back()
+    with open_core(restorable.folder) as fleet:
+        later = device.telemetry(*(device.record((manifest, [1])) for _ in range(2)), after=5)
+        for _ in range(3):
+            fleet.say(device, "telemetry", later)
+        broker = Recorder()
+        publish(fleet, broker)
+        assert b'"telemetry":7' in broker.retained[fleet.topics.ack(device.id)]
+
+
+def test_a_birth_tells_what_the_backup_does_not_know(restorable: Restorable, tmp_path: Path) -> None:
+    """Which releases the device has committed or removed since: it does not go back, and the record is right again."""
+    broker = restorable.broker
+    with open_core(restorable.folder) as fleet:
+        first, other = fleet.release(bundle()), fleet.release(bundle("other"))
+        device = fleet.enroll("press-1")
+        finish(fleet, device, first, broker)
+        finish(fleet, device, other, broker)
+        second = fleet.release(bundle(version="2.0.0", counter=2))
+        unfinished = fleet.roll_out("double", "2.0.0")
+        publish(fleet, broker)
+        restorable.back_up()
+        fleet.say(device, "receipts", device.report(unfinished.deployments[0].id, second, HAPPY))
+        finish(fleet, device, fleet.release(bundle(version="3.0.0", counter=3)), broker)
+        removal = fleet.roll_out("other", None)
+        fleet.say(device, "receipts", device.report(removal.deployments[0].id, other, ("retrieved", "removed")))
+        publish(fleet, broker)
+        last = parse(broker.retained[fleet.topics.director(device.id)])
+    birth = device.liveness(slots=(slot("double", "3.0.0"), slot("other", None)), director_version=last)
+    for is_heard_first in (True, False):
+        restorable.put_back()
+        with open_core(restorable.folder) as fleet:
+            if is_heard_first:
+                fleet.say(device, "liveness", birth)
+            publish(fleet, broker)
+            fleet.say(device, "liveness", birth)
+            publish(fleet, broker)
+            with fleet.core.store.read() as session:
+                shown = get_device(session, device.id)
+                rollout = get_rollout(session, unfinished.id)
+            assert [("double", "3.0.0", "3.0.0"), ("other", None, None)] == [
+                (model.model, model.installed, model.desired) for model in shown.models
+            ]
+            assert ("finished", {"superseded": 1}) == (rollout.state, rollout.counts)
+            believer = Believer(fleet, device, tmp_path / f"first-{is_heard_first}")
+            judgement = believer.look_at(broker)
+            assert judgement.assignment is not None
+            assert {"double": "3.0.0"} == {name: goal.version for name, goal in judgement.assignment.goals.items()}
+
+
+def test_an_old_birth_changes_nothing(restorable: Restorable) -> None:
+    """One that was sent before the backup, and one of a database that was never restored."""
+    broker = restorable.broker
+    with open_core(restorable.folder) as fleet:
+        first = fleet.release(bundle())
+        device = fleet.enroll("press-1")
+        finish(fleet, device, first, broker)
+        old = device.liveness(slots=(), director_version=1)
+        fleet.say(device, "liveness", old)
+        restorable.back_up()
+        finish(fleet, device, fleet.release(bundle(version="2.0.0", counter=2)), broker)
+    restorable.put_back()
+    with open_core(restorable.folder) as fleet:
+        publish(fleet, broker)
+        fleet.say(device, "liveness", old)
+        with fleet.core.store.read() as session:
+            assert ["1.0.0"] == [model.installed for model in get_device(session, device.id).models]

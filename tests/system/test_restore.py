@@ -1,0 +1,49 @@
+"""Backup and restore with real processes: what devices have seen meanwhile does not make them deaf."""
+
+import pytest
+
+from tests.system.rig import Rig, wait_for
+
+
+def active(rig: Rig, name: str) -> str | None:
+    """Return the release of the model that the device runs, as it says itself."""
+    models = {model["model"]: model for model in rig.devices[name].status()["models"]}
+    return str(models["affine"]["active"]) if "affine" in models else None
+
+
+def known(rig: Rig) -> dict[str, str]:
+    """Return what the service believes about devices that are online and obey it."""
+    return {
+        device["id"]: model["installed"]
+        for device in rig.ok("devices", "list")
+        for model in device["models"]
+        if (device["liveness"], device["state"]) == ("online", "in_sync") and model["installed"] != "1.0.0"
+    }
+
+
+@pytest.mark.slow
+def test_devices_obey_a_fleet_that_was_restored(rig: Rig) -> None:
+    """They keep what they have committed since, the service learns it, and a new release reaches both."""
+    for name in ("press-1", "press-2"):
+        rig.enroll(name).start()
+    rig.push(1)
+    refused = rig.fleetctl("backup", str(rig.folder / "fleet.backup"))
+    assert (0, "") == (refused.status, refused.err)
+    rig.push(2)
+    rig.push(3)
+    rig.devices["press-2"].stop()
+    running = rig.fleetctl("restore", str(rig.folder / "fleet.backup"))
+    assert (1, True) == (running.status, "another service runs" in running.err)
+    rig.kill_service()
+    rig.ok("restore", str(rig.folder / "fleet.backup"))
+    rig.start_service()
+    # The last release was pushed before press-2 left: whatever the backup says, both have it.
+    wait_for("press-1 tells", lambda: known(rig) == {"press-1": "3.0.0"})
+    rig.devices["press-2"].start()
+    wait_for("press-2 tells as well", lambda: known(rig) == {"press-1": "3.0.0", "press-2": "3.0.0"})
+    assert ["3.0.0", "3.0.0"] == [active(rig, name) for name in rig.devices]
+    releases = rig.ok("releases", "list")
+    assert {"1.0.0", "2.0.0", "3.0.0"} == {release["version"] for release in releases}
+    rollout = rig.push(4)
+    assert {"succeeded": 2} == rollout["counts"]
+    wait_for("all is well", lambda: {"in_sync"} == {device["state"] for device in rig.ok("devices", "list")})
