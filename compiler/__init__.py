@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compiler.emission import Layer
-    from compiler.errors import CompilerError
+    from compiler.errors import CompilerError, OptionError
     from compiler.importer import import_model, node_count, read_model
     from compiler.kernels.target import Target
     from compiler.options import CompileOptions, Normalization
@@ -26,6 +26,7 @@ __all__ = [
     "CompilerError",
     "Layer",
     "Normalization",
+    "OptionError",
     "Target",
     "compile_model",
     "generate",
@@ -42,6 +43,7 @@ _HOMES = {
     "Target": "compiler.kernels.target",
     "Layer": "compiler.emission",
     "Normalization": "compiler.options",
+    "OptionError": "compiler.errors",
     "compile_model": "compiler.pipeline",
     "generate": "compiler.pipeline",
     "import_model": "compiler.importer",

@@ -5,6 +5,7 @@ a little beyond the end of a value. It never grows. Each layer is a function of 
 kernels have no names.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,7 +17,7 @@ from compiler.lowering.arena import ArenaPlan, aligned, plan_arena
 from compiler.lowering.lowering import Lowered
 from compiler.lowering.placement import Placement
 from compiler.lowering.step import Step
-from compiler.wasm import MAX_PAGES, PAGE_BYTES, Effect, Function, Module, ValueType, i32
+from compiler.wasm import MAX_PAGES, PAGE_BYTES, Effect, Function, Module, ValueType, i32, memory
 
 GUARD_BYTES: Final = 1024
 SLACK_BYTES: Final = 256
@@ -45,8 +46,8 @@ def emit(lowered: Lowered, target: Target) -> Emitted:
     arena = plan_arena(
         lowered.buffers,
         lowered.steps,
-        [p.buffer for p in lowered.inputs],
-        [p.buffer for p in lowered.outputs],
+        [p.buffer for p in (*lowered.inputs, *lowered.states)],
+        [p.buffer for p in (*lowered.outputs, *lowered.states)],
     )
     return _ModuleWriter(lowered, target, arena).write()
 
@@ -82,6 +83,8 @@ class _ModuleWriter:
         self.body = infer
         self.run(self._lowered.steps)
         infer.leave(i32.const(0))
+        if self._lowered.states:
+            self._write_reset()
         constants = [b for b in self._lowered.buffers if b.constant is not None]
         if constants:
             self._module.data(GUARD_BYTES, self._constant_bytes())
@@ -137,6 +140,13 @@ class _ModuleWriter:
             with function.if_(i32.eq(index, i32.const(number))):
                 function.return_(i32.const(self.address(placement)))
         function.leave(i32.const(self.address(placements[0])))
+
+    def _write_reset(self) -> None:
+        """Write the function that makes every state zero, as it is at the start."""
+        reset = self._module.function("fleet_reset", export="fleet_reset")
+        for state in self._lowered.states:
+            size_bytes = state.dtype.item_bytes * math.prod(state.shape)
+            reset.do(memory.fill(i32.const(self.address(state)), 0, size_bytes))
 
     def run(self, steps: Sequence[Step]) -> None:
         """Write steps, as calls of the functions of their layers from the function of this one."""

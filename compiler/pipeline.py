@@ -61,7 +61,7 @@ def optimise(imported: ImportedModel) -> ImportedModel:
 def generate(optimised: ImportedModel, options: CompileOptions, name: str | None) -> CompiledModel:
     """Return the module of a model, for the target of the options; raises TooLargeError or UnsupportedError."""
     spec = _spec(optimised, options, name)
-    emitted = emit(lower(optimised.graph, options.target), options.target)
+    emitted = emit(lower(optimised.graph, options.target, optimised.state_count), options.target)
     return CompiledModel(
         wasm=with_model_section(emitted.wasm, spec),
         spec=spec,
@@ -90,6 +90,7 @@ def _model_spec(imported: ImportedModel, options: CompileOptions, name: str | No
     return ModelSpec(
         inputs=_tensors(graph, imported.input_names, graph.inputs),
         outputs=_tensors(graph, imported.output_names, graph.outputs),
+        stateful=imported.state_count > 0,
         name=name,
         version=options.version,
         producer=PRODUCER,
@@ -99,7 +100,7 @@ def _model_spec(imported: ImportedModel, options: CompileOptions, name: str | No
 
 def _tensors(graph: Graph, names: tuple[str, ...], values: tuple[str, ...]) -> tuple[TensorSpec, ...]:
     tensors = []
-    for name, value in zip(names, values, strict=True):
+    for name, value in zip(names, values, strict=False):  # behind them are states
         kind = graph.types[value]
         tensors.append(TensorSpec(name=name, datatype=kind.dtype.datatype, shape=kind.shape))
     return tuple(tensors)

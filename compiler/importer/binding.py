@@ -59,6 +59,22 @@ def bind_values(graph: GraphProto, values: Mapping[str, float | int | bool]) -> 
     return constants
 
 
+def bind_states(graph: GraphProto, inputs: Container[str], states: Mapping[str, str]) -> None:
+    """Raise OptionError unless every state is an input and becomes an output of its own."""
+    outputs = [value.name for value in graph.output]
+    for name, output in states.items():
+        if name not in inputs:
+            raise OptionError(f"there is no input {name!r} that could be a state; the model has {_names(graph)}")
+        if output not in outputs:
+            raise OptionError(f"there is no output {output!r} that state {name!r} could become; there are {outputs}")
+    if len(set(states.values())) != len(states):
+        raise OptionError(f"two states cannot become the same output: {dict(states)}")
+
+
+def _names(graph: GraphProto) -> list[str]:
+    return [value.name for value in _inputs(graph)]
+
+
 def _inputs(graph: GraphProto) -> list[ValueInfoProto]:
     """Return the inputs that have no numbers in the file."""
     constants = {tensor.name for tensor in graph.initializer}

@@ -7,7 +7,7 @@ from onnx import ModelProto
 
 from compiler.errors import OptionError, UnsupportedError
 from compiler.importer import operators
-from compiler.importer.binding import bind_inputs, bind_values
+from compiler.importer.binding import bind_inputs, bind_states, bind_values
 from compiler.importer.pixels import bytes_input
 from compiler.importer.scope import Scope
 from compiler.importer.source import opsets
@@ -20,11 +20,15 @@ _FAMILIES: Final = operators.__all__
 
 
 class ImportedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as a graph, with the names that its inputs and outputs have in the file."""
+    """A model as a graph, with the names that its inputs and outputs have in the file.
+
+    Behind those inputs and outputs the graph has one of each for every state.
+    """
 
     graph: Graph
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    state_count: int = 0
 
 
 def import_model(model: ModelProto, options: CompileOptions) -> ImportedModel:
@@ -32,17 +36,28 @@ def import_model(model: ModelProto, options: CompileOptions) -> ImportedModel:
     types = bind_inputs(model.graph, options.input_shapes, options.input_values)
     builder = GraphBuilder()
     scope = Scope(builder)
-    if unknown := sorted(set(options.uint8_inputs) - set(types)):
-        raise OptionError(f"the model has no inputs {unknown}; it has {list(types)}")
-    for name, kind in types.items():
+    bind_states(model.graph, types, options.states)
+    if unknown := sorted(set(options.uint8_inputs) - (set(types) - set(options.states))):
+        raise OptionError(f"the model has no inputs {unknown} that are no states; it has {list(types)}")
+    input_names = [name for name in types if name not in options.states]
+    for name in (*input_names, *options.states):
         normalization = options.uint8_inputs.get(name)
+        kind = types[name]
         scope.bind(name, builder.input(kind) if normalization is None else bytes_input(builder, kind, normalization))
     for name, numbers in bind_values(model.graph, options.input_values).items():
         scope.bind(name, builder.constant(numbers))
     problems: list[str] = []
     Walker(builder, opsets(model), problems).walk(model.graph, scope)
-    names = tuple(value.name for value in model.graph.output)
     if problems:
         raise UnsupportedError(problems)
-    graph = builder.graph([scope.value(name) for name in names])
-    return ImportedModel(graph=graph, input_names=tuple(types), output_names=names)
+    output_names = [v.name for v in model.graph.output if v.name not in options.states.values()]
+    graph = builder.graph([scope.value(name) for name in (*output_names, *options.states.values())])
+    for name, output in zip(options.states, graph.outputs[len(output_names) :], strict=True):
+        if graph.types[output] != types[name]:
+            raise OptionError(f"state {name!r} is {types[name]}, the output that it becomes is {graph.types[output]}")
+    return ImportedModel(
+        graph=graph,
+        input_names=tuple(input_names),
+        output_names=tuple(output_names),
+        state_count=len(options.states),
+    )

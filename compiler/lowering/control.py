@@ -49,7 +49,7 @@ def lower_scan(low: Lowering, node: Node, operation: ops.Scan) -> None:
     stacked = [low.result(name) for name in node.outputs[operation.states :]]  # dense: nothing is tied to them
     inner = low.inside(operation.body, [*states, *entries, *placements[first:]])
     results = inner.outputs()
-    _keep_states(inner, results[: operation.states], states)
+    inner.keep_states(results[: operation.states], states)
     given = [inner.dense(p) for p in results[operation.states :]]
     steps = inner.steps
 
@@ -79,7 +79,7 @@ def lower_while(low: Lowering, node: Node, operation: ops.While) -> None:
     low.move(condition, holds)
     inner = low.inside(operation.body, [number, holds, *states, *rest[operation.states :]])
     results = inner.outputs()
-    _keep_states(inner, results, [holds, *states])
+    inner.keep_states(results, [holds, *states])
     steps = inner.steps
 
     def emit(e: Emitter) -> None:
@@ -104,16 +104,6 @@ def _states(low: Lowering, initial: Sequence[Placement], names: Sequence[str]) -
         low.alias(name, state)
         states.append(state)
     return states
-
-
-def _keep_states(inner: Lowering, results: Sequence[Placement], states: Sequence[Placement]) -> None:
-    """Add to a body the copies of its results to the states of the next round."""
-    others = {state.buffer for state in states}
-    moves = [(r, s) for r, s in zip(results, states, strict=True) if r != s]
-    # A result that is another state is copied aside before that state changes.
-    ready = [(inner.aside(r) if r.buffer in others else r, s) for r, s in moves]
-    for result, state in ready:
-        inner.move(result, state)
 
 
 def _place(low: Lowering, like: Placement, shape: tuple[int, ...]) -> Placement:

@@ -39,6 +39,8 @@ class Lowered(msgspec.Struct, frozen=True):
     buffers: tuple[Buffer, ...]
     inputs: tuple[Placement, ...]
     outputs: tuple[Placement, ...]
+    states: tuple[Placement, ...] = ()
+    """What a call keeps for the next one."""
 
 
 class Memory:
@@ -208,15 +210,31 @@ class Lowering:
         if source != target:
             self.map(identity(source.dtype), target, [source])
 
-    def run(self) -> Lowered:
-        """Lower the whole graph, with places of its own for its inputs and outputs."""
-        inputs = []
+    def run(self, state_count: int = 0) -> Lowered:
+        """Lower the whole graph, with places of its own for its inputs and outputs.
+
+        The last inputs are states: a call starts with what the last outputs of the call before were.
+        """
+        places = []
         for name in self.graph.inputs:
             kind = self.type(name)
-            inputs.append(dense(self._memory.add(kind.size_bytes), kind.dtype, kind.shape))
-        self._lower_nodes(inputs)
-        outputs = self._lower_outputs(inputs)
-        return Lowered(tuple(self._steps), tuple(self._memory.buffers), tuple(inputs), outputs)
+            places.append(dense(self._memory.add(kind.size_bytes), kind.dtype, kind.shape))
+        inputs, states = places[: len(places) - state_count], places[len(places) - state_count :]
+        self._lower_nodes(places)
+        names = self.graph.outputs[: len(self.graph.outputs) - state_count]
+        outputs = self._lower_outputs(names, places)
+        self.layer = "states"
+        self.keep_states(self.outputs()[len(names) :], states)
+        return Lowered(tuple(self._steps), tuple(self._memory.buffers), tuple(inputs), outputs, tuple(states))
+
+    def keep_states(self, results: Sequence[Placement], states: Sequence[Placement]) -> None:
+        """Add the copies of results to the states of the next round."""
+        others = {state.buffer for state in states}
+        moves = [(r, s) for r, s in zip(results, states, strict=True) if r != s]
+        # A result that is another state is copied aside before that state changes.
+        ready = [(self.aside(r) if r.buffer in others else r, s) for r, s in moves]
+        for result, state in ready:
+            self.move(result, state)
 
     def inside(self, graph: Graph, inputs: Sequence[Placement]) -> "Lowering":
         """Return a body of a node, lowered with its inputs where they lie."""
@@ -250,11 +268,11 @@ class Lowering:
             raise InternalError(f"{node.name}: no view of a dense value")
         self.alias(node.outputs[0], placement)
 
-    def _lower_outputs(self, inputs: Sequence[Placement]) -> tuple[Placement, ...]:
+    def _lower_outputs(self, names: Sequence[str], inputs: Sequence[Placement]) -> tuple[Placement, ...]:
         """Return a dense place for each output, in no buffer of an input, of a constant or of another output."""
         taken = {p.buffer for p in inputs}
         outputs = []
-        for name in self.graph.outputs:
+        for name in names:
             placement = self.placement(name)
             self.layer = "outputs"
             is_whole = placement.is_dense and placement.offset == 0

@@ -131,6 +131,6 @@ RULES.update(
 )
 
 
-def lower(graph: Graph, target: Target) -> Lowered:
-    """Return a graph as steps."""
-    return Lowering(graph, target).run()
+def lower(graph: Graph, target: Target, state_count: int = 0) -> Lowered:
+    """Return a graph as steps; its last inputs are states, which its last outputs are kept in for the next call."""
+    return Lowering(graph, target).run(state_count)

@@ -60,6 +60,7 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
     input_value: compiling.InputValues = None,
     uint8_input: compiling.Uint8Inputs = None,
     normalize: compiling.Normalize = None,
+    state: compiling.States = None,
     simd: Annotated[
         Simd, typer.Option("--simd", help="relaxed is what devices run; simd128 runs in every browser and engine.")
     ] = Simd.RELAXED,
@@ -79,7 +80,11 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
     """
     screen = Screen(is_json=is_json)
     flags = compiling.CompileFlags(
-        input_shapes=input_shape, input_values=input_value, uint8_inputs=uint8_input, normalize=normalize
+        input_shapes=input_shape,
+        input_values=input_value,
+        uint8_inputs=uint8_input,
+        normalize=normalize,
+        states=state,
     )
     chosen = msgspec.structs.replace(
         flags.options(),

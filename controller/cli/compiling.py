@@ -38,6 +38,14 @@ Normalize = Annotated[
         "123.7:116.3:103.5,58.4:57.1:57.4. [default: 0,1, the bytes as they are]",
     ),
 ]
+States = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state",
+        metavar="INPUT=OUTPUT",
+        help="An input that is the OUTPUT of the call before: the module keeps it, zero at first and after a reset.",
+    ),
+]
 
 
 class CompileFlags(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +55,7 @@ class CompileFlags(msgspec.Struct, frozen=True, kw_only=True):
     input_values: list[str] | None = None
     uint8_inputs: list[str] | None = None
     normalize: str | None = None
+    states: list[str] | None = None
 
     @property
     def are_given(self) -> bool:
@@ -62,6 +71,7 @@ class CompileFlags(msgspec.Struct, frozen=True, kw_only=True):
             input_shapes={name: _shape(text) for name, text in _pairs(self.input_shapes, "--input-shape")},
             input_values={name: _number(text) for name, text in _pairs(self.input_values, "--input-value")},
             uint8_inputs=dict.fromkeys(self.uint8_inputs or (), normalization),
+            states=dict(_pairs(self.states, "--state")),
         )
 
 

@@ -105,6 +105,7 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
     input_value: compiling.InputValues = None,
     uint8_input: compiling.Uint8Inputs = None,
     normalize: compiling.Normalize = None,
+    state: compiling.States = None,
     is_json: options.Json = False,
 ) -> None:
     """Release a model and roll it out to devices.
@@ -118,7 +119,11 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
     """
     screen = Screen(is_json=is_json)
     flags = compiling.CompileFlags(
-        input_shapes=input_shape, input_values=input_value, uint8_inputs=uint8_input, normalize=normalize
+        input_shapes=input_shape,
+        input_values=input_value,
+        uint8_inputs=uint8_input,
+        normalize=normalize,
+        states=state,
     )
     source = _read(screen, file, flags)
     _say_inspected(screen, source)

@@ -35,6 +35,10 @@ class Runner:
             for data, tensor in zip(raw, self.spec.outputs, strict=True)
         ]
 
+    def reset(self) -> None:
+        """Forget all state."""
+        self._model.reset()
+
 
 def run_compiled(compiled: CompiledModel, inputs: Mapping[str, Array]) -> list[Array]:
     """Return the outputs of a compiled model for inputs by name."""

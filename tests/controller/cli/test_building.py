@@ -109,6 +109,19 @@ def test_a_setting_becomes_a_number(tmp_path: Path) -> None:
     assert ["x"] == [t["name"] for t in built["spec"]["inputs"]]
 
 
+def test_a_state_is_kept_inside(tmp_path: Path) -> None:
+    """The module is stateful, and neither takes the state nor gives it out."""
+    w = ModelWriter()
+    x, h = w.input("x", [2]), w.input("h", [2])
+    (tmp_path / "m.onnx").write_bytes(w.model(w.node("Mul", x, h), w.node("Add", x, h)))
+    spec = json.loads(call("build", "m.onnx", "--state", "h=add1", "--json").stdout)["spec"]
+    assert (["x"], ["mul0"], True) == (
+        [t["name"] for t in spec["inputs"]],
+        [t["name"] for t in spec["outputs"]],
+        spec["stateful"],
+    )
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
