@@ -16,13 +16,13 @@ from urllib.parse import quote
 import msgspec
 
 from agent.errors import AgentError
-from agent.openinference import (
+from agent.runtime.selftest import FORMATS
+from agent.serving.openinference import (
     HEADER_LENGTH,
     ErrorResponse,
     InferResponse,
     ModelMetadata,
 )
-from agent.runtime.selftest import FORMATS
 
 T = TypeVar("T")
 

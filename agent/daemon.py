@@ -33,7 +33,8 @@ from agent.jobs import Assembled, Done, Jobs, Result
 from agent.mqtt import Endpoint, Link, LinkDown, LinkUp, Message, Oversize
 from agent.policy import Policy, capacity_of, load_policy
 from agent.runtime import ModelError, ModuleCache, Zygote
-from agent.service import LocalService
+from agent.serving.listeners import Listener, TcpListener, UnixListener
+from agent.serving.service import LocalService
 from agent.status import AgentStatus, model_statuses
 from agent.store import Store
 from agent.telemetry import Telemetry
@@ -96,7 +97,7 @@ class Daemon:
         around = _Around(self._link, self._uplink, self._core, jobs, self._make_room)
         self._downloads = Downloads(self._files, identity.topics, around, rng)
         self._telemetry = Telemetry(self._meter, session=self._session, now_ms=self._clock.wall_ms())
-        self._service = LocalService(state_dir / SOCKET_NAME, self._host, self.status)
+        self._service = LocalService(_listeners(state_dir, policy), self._host, self.status)
         self._backlog = self._store.backlog()
         self._kinds: dict[str, Document | Literal["ack"]] = {}
         self._link_problem: str | None = None
@@ -128,6 +129,7 @@ class Daemon:
             agent_version=AGENT_VERSION,
             session=self._session,
             broker=self._identity.mqtt_url,
+            local_api=self._service.addresses,
             is_connected=self._link.is_connected,
             link_problem=self._link_problem,
             director_version=state.director_version,
@@ -349,6 +351,11 @@ def _endpoint(identity: Identity, policy: Policy) -> Endpoint:
         identity_folder=identity.folder,
         protocol=policy.mqtt_protocol,
     )
+
+
+def _listeners(state_dir: Path, policy: Policy) -> list[Listener]:
+    listeners: list[Listener] = [UnixListener(state_dir / SOCKET_NAME)]
+    return [*listeners, TcpListener(policy.http_address)] if policy.http_address else listeners
 
 
 def _lock(state_dir: Path) -> int:

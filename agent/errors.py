@@ -11,8 +11,11 @@
     ├── DiskFullError      the disk has no more room
     ├── LinkError          the broker cannot be spoken to
     ├── HostError          no resident release to do this with (`agent.host`)
-    ├── SocketPathError    the local API's socket cannot be made (`agent.service`)
-    ├── NoSuchPathError    the local API has nothing at that path (`agent.routes`)
+    ├── ListenerError      the local API cannot be offered there (`agent.serving.listeners`)
+    ├── OverloadedError    too many callers wait for a model (`agent.serving.gate`)
+    ├── RequestTimeoutError
+    │                      a caller's turn did not come in time (`agent.serving.gate`)
+    ├── NoSuchPathError    the local API has nothing at that path (`agent.serving.routes`)
     └── ClientError        the agent did not answer a local client as asked (`agent.client`)
 
 Each class carries a stable `code`.

@@ -4,6 +4,9 @@ max_model_memory_bytes = 134217728   # of one instance
 max_stack_kib          = 1024
 max_deadline_ms        = 10000       # of one inference
 disk_quota_bytes       = 1073741824  # of all model files together
+isolation              = "thread"    # or "process": each model in a process of its own
+mqtt_protocol          = "auto"      # or "5", or "3.1.1"
+http_address           = ""          # of the local API besides the Unix socket, as in "127.0.0.1:8000"
 """
 
 import os
@@ -32,6 +35,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     disk_quota_bytes: _Positive = 1024 * limits.MIB
     isolation: Literal["thread", "process"] = "thread"
     mqtt_protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    http_address: str = ""
+    """A loopback address and port for the local API, besides the Unix socket; empty for none."""
 
 
 def load_policy(state_dir: Path) -> Policy:

@@ -32,6 +32,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     director_version: int
     problems: dict[str, Reason]
     """Documents that are not believed, and why; what runs goes on running."""
+    local_api: tuple[str, ...]
+    """Where inference requests are answered."""
     unsent_receipts: int
     unsent_telemetry: int
     models: tuple[ModelStatus, ...]
@@ -65,6 +67,7 @@ def as_table(status: AgentStatus) -> str:
         f"device      {status.device_id}  (fleet-agent {status.agent_version}, start {status.session})",
         f"broker      {status.broker}  {link}",
         f"assignment  {f'version {status.director_version}' if status.director_version else 'none yet'}",
+        f"local api   {'  '.join(status.local_api)}",
         f"unsent      {status.unsent_receipts} receipts, {status.unsent_telemetry} telemetry records",
     ]
     lines += [f"problem     {name}: {reason.message}" for name, reason in sorted(status.problems.items())]

@@ -1,7 +1,9 @@
 """A real agent process on a real broker: the main job, restarts, and everything that must not stop it."""
 
+import json
 import re
 import threading
+import urllib.request
 from pathlib import Path
 
 import msgspec
@@ -249,3 +251,17 @@ def test_restart_takes_the_compiled_module_from_the_disk(agent: Agent, backend: 
     agent.wait_serving()
     assert ("1.0.0", 2.0) == agent.infer()
     assert compiled == {p.name: p.stat().st_mtime_ns for p in (agent.state_dir / "compiled").iterdir()}
+
+
+def test_local_api_answers_on_a_port_where_the_owner_wants_it(agent: Agent, backend: Backend) -> None:
+    """The policy names a loopback address; the status says which port it became."""
+    first = bundle()
+    backend.release(first)
+    backend.assign(first)
+    (agent.state_dir / "policy.toml").write_text('http_address = "127.0.0.1:0"\n')
+    agent.start()
+    backend.wait_end(first)
+    unix, port = agent.status()["local_api"]
+    assert str(agent.state_dir / "agent.sock") == unix
+    with urllib.request.urlopen(f"http://{port}/v2/models/scale/ready", timeout=20) as reply:
+        assert {"name": "scale", "ready": True} == json.load(reply)

@@ -9,7 +9,7 @@ Source: https://github.com/kserve/open-inference-protocol, `inference_rest.md`, 
 import itertools
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -20,6 +20,8 @@ from protocol.manifest import Manifest
 from protocol.tensors import TensorSpec
 
 EXTENSIONS: Final = ("binary_tensor_data",)
+MAX_BATCH: Final = 256
+MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 _ARRAYS: Final[dict[str, type[list[Any]]]] = {
     "BOOL": list[bool],
@@ -31,9 +33,10 @@ _ARRAYS: Final[dict[str, type[list[Any]]]] = {
 
 
 class InputParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """`binary_data_size`: how many bytes of the input stand behind the JSON."""
+    """`binary_data_size`: how many bytes of the input stand behind the JSON. The rest is refused."""
 
     binary_data_size: int | None = None
+    shared_memory_region: str | None = None
 
 
 class OutputParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -41,12 +44,15 @@ class OutputParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     binary_data: bool | None = None
     binary_data_size: int | None = None
+    classification: int | None = None
+    shared_memory_region: str | None = None
 
 
 class RequestParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """`binary_data_output` asks for all outputs behind the JSON."""
+    """`binary_data_output` asks for all outputs behind the JSON, `timeout` is in microseconds."""
 
     binary_data_output: bool = False
+    timeout: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class InferInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +124,14 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
     labels: dict[str, tuple[str, ...]] = {}
+    max_batch_size: int = 1
+    """How many items a request may hold along the first dimension of every tensor (ours)."""
+
+
+def max_batch_size(manifest: Manifest) -> int:
+    """Return how many items a request for this release may hold: it is one unless every tensor is of one item."""
+    tensors = (*manifest.inputs, *manifest.outputs)
+    return MAX_BATCH if all(tensor.shape[:1] == (1,) for tensor in tensors) else 1
 
 
 def describe(manifest: Manifest) -> ModelMetadata:
@@ -133,12 +147,17 @@ def describe(manifest: Manifest) -> ModelMetadata:
         inputs=tensors(manifest.inputs),
         outputs=tensors(manifest.outputs),
         labels=manifest.labels,
+        max_batch_size=max_batch_size(manifest),
     )
 
 
 def max_request_bytes(manifest: Manifest) -> int:
-    """Return what a request for this release may take at most: 64 characters for each number, and a header."""
-    return 65_536 + 64 * sum(tensor.elements for tensor in manifest.inputs)
+    """Return what a request for this release may take at most: 64 characters for each number, and a header.
+
+    A batch may take more than one item, but not much more than MAX_BATCH_BYTES.
+    """
+    one = 64 * sum(tensor.elements for tensor in manifest.inputs)
+    return 65_536 + max(one, min(one * max_batch_size(manifest), MAX_BATCH_BYTES))
 
 
 def parse_request(body: bytes, header_length: int | None) -> tuple[InferRequest, memoryview]:
@@ -153,29 +172,35 @@ def parse_request(body: bytes, header_length: int | None) -> tuple[InferRequest,
         raise MalformedError(f"not a valid inference request: {error}") from error
 
 
-def input_tensors(request: InferRequest, binary: memoryview, specs: Sequence[TensorSpec]) -> list[bytes]:
-    """Return the raw tensors of `request` in the order of `specs`; raises InputError."""
-    given: dict[str, bytes] = {}
-    by_name = {spec.name: spec for spec in specs}
+def input_tensors(request: InferRequest, binary: memoryview, manifest: Manifest) -> list[list[bytes]]:
+    """Return the items of `request`, one if it is no batch, each as raw tensors in the order of the inputs.
+
+    Raises InputError.
+    """
+    given: dict[str, list[bytes]] = {}
+    by_name = {spec.name: spec for spec in manifest.inputs}
     for tensor in request.inputs:
         spec = by_name.get(tensor.name)
         if spec is None or tensor.name in given:
             fault = "unknown" if spec is None else "a second"
             raise InputError(f"{fault} input {tensor.name[:80]!r}: expected the inputs {', '.join(by_name)}")
+        count = _count_items(tensor, spec, max_batch_size(manifest))
         size = tensor.parameters.binary_data_size
-        if size is not None:
-            if not 0 <= size <= len(binary):
-                raise InputError(f"input {spec.name!r}: expected {size:,} bytes behind the JSON, got {len(binary):,}")
-            raw, binary = bytes(binary[:size]), binary[size:]
+        if size is None:
+            raw = pack_json(bytes(tensor.data), msgspec.structs.replace(spec, shape=tensor.shape))
+        elif not 0 <= size <= len(binary):
+            raise InputError(f"input {spec.name!r}: expected {size:,} bytes behind the JSON, got {len(binary):,}")
         else:
-            raw = b""
-        _check_form(tensor, spec)
-        given[tensor.name] = raw if size is not None else pack_json(bytes(tensor.data), spec)
+            raw, binary = bytes(binary[:size]), binary[size:]
+        given[tensor.name] = _cut(raw, spec, count)
     if missing := [name for name in by_name if name not in given]:
         raise InputError(f"missing input {', '.join(missing)}: expected the inputs {', '.join(by_name)}")
     if len(binary):
         raise InputError(f"expected the body to end after the tensors, got {len(binary):,} bytes more")
-    return [given[spec.name] for spec in specs]
+    counts = {name: len(items) for name, items in given.items()}
+    if len(set(counts.values())) > 1:
+        raise InputError(f"expected as many items of each input in a batch, got {counts}")
+    return [list(item) for item in zip(*(given[spec.name] for spec in manifest.inputs), strict=True)]
 
 
 def requested_outputs(request: InferRequest, specs: Sequence[TensorSpec]) -> dict[str, bool]:
@@ -188,6 +213,10 @@ def requested_outputs(request: InferRequest, specs: Sequence[TensorSpec]) -> dic
     for output in request.outputs:
         if output.name not in names:
             raise InputError(f"unknown output {output.name[:80]!r}: expected some of {', '.join(sorted(names))}")
+        if output.parameters.classification is not None or output.parameters.shared_memory_region is not None:
+            raise InputError(
+                f"output {output.name[:80]!r}: expected a tensor to be asked for, got a classification or shared memory"
+            )
         is_binary = output.parameters.binary_data
         wanted[output.name] = everywhere if is_binary is None else is_binary
     return wanted
@@ -196,13 +225,18 @@ def requested_outputs(request: InferRequest, specs: Sequence[TensorSpec]) -> dic
 def encode_response(
     manifest: Manifest, outputs: Sequence[bytes], wanted: dict[str, bool], request_id: str | None
 ) -> tuple[bytes, int | None]:
-    """Return the body of a response, and the length of its JSON if binary tensors follow it."""
+    """Return the body of a response, and the length of its JSON if binary tensors follow it.
+
+    Each of `outputs` holds one or more items, one behind the other.
+    """
     raw = {spec.name: (spec, data) for spec, data in zip(manifest.outputs, outputs, strict=True)}
     described, tail = [], []
     for name, is_binary in wanted.items():
         spec, data = raw[name]
         if is_binary:
             tail.append(data)
+        if len(data) != spec.size_bytes:
+            spec = msgspec.structs.replace(spec, shape=(len(data) // spec.size_bytes, *spec.shape[1:]))
         described.append(
             InferOutput(
                 name=name,
@@ -244,11 +278,27 @@ def unpack(raw: bytes, spec: TensorSpec) -> list[Any]:
     return list(struct.unpack(f"<{spec.elements}{FORMATS[spec.datatype]}", raw))
 
 
-def _check_form(tensor: InferInput, spec: TensorSpec) -> None:
+def _count_items(tensor: InferInput, spec: TensorSpec, max_items: int) -> int:
+    """Return how many items `tensor` says that it holds; raises InputError unless it has the form of `spec`."""
+    if tensor.parameters.shared_memory_region is not None:
+        raise InputError(f"input {spec.name!r}: expected its data in the request, got shared memory")
     if tensor.datatype != spec.datatype:
         raise InputError(f"input {spec.name!r}: expected datatype {spec.datatype}, got {tensor.datatype[:20]!r}")
-    if tensor.shape != spec.shape:
-        raise InputError(f"input {spec.name!r}: expected shape {list(spec.shape)}, got {list(tensor.shape[:12])}")
+    if tensor.shape == spec.shape:
+        return 1
+    if max_items > 1 and tensor.shape[1:] == spec.shape[1:] and 1 <= tensor.shape[0] <= max_items:
+        return tensor.shape[0]
+    batch = f", or up to {max_items} such items in its first dimension" if max_items > 1 else ""
+    raise InputError(f"input {spec.name!r}: expected shape {list(spec.shape)}{batch}, got {list(tensor.shape[:12])}")
+
+
+def _cut(raw: bytes, spec: TensorSpec, count: int) -> list[bytes]:
+    """Return the items that lie one behind the other in `raw`."""
+    if count == 1:
+        return [raw]  # the model itself checks its size
+    if len(raw) != count * spec.size_bytes:
+        raise InputError(f"input {spec.name!r}: expected {count * spec.size_bytes:,} bytes, got {len(raw):,}")
+    return [raw[start : start + spec.size_bytes] for start in range(0, len(raw), spec.size_bytes)]
 
 
 def _flatten(value: object, shape: tuple[int, ...], spec: TensorSpec) -> list[object]:

@@ -1,10 +1,11 @@
 """The local API without its sockets: a request in, a reply out.
 
 The Open Inference Protocol, version 2, and `/v1/status` and `/v1/models` for our own tools. Requests are hostile:
-a body is read only when its length fits the model that it is for.
+a body is read only when its length fits the model that it is for, and there is room for it.
 """
 
 import re
+import time
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote
@@ -13,7 +14,10 @@ import msgspec
 
 from agent.errors import AgentError
 from agent.host import InferResult, ModelHost, UnknownModelError
-from agent.openinference import (
+from agent.runtime.errors import DeadlineError, InputError, ModelClosedError, ModelError
+from agent.serving.body import Body
+from agent.serving.gate import Gate, OverloadedError, RequestTimeoutError
+from agent.serving.openinference import (
     EXTENSIONS,
     HEADER_LENGTH,
     ErrorResponse,
@@ -25,11 +29,13 @@ from agent.openinference import (
     parse_request,
     requested_outputs,
 )
-from agent.runtime.errors import DeadlineError, InputError, ModelError
 from protocol.errors import LimitExceededError, MalformedError
 from protocol.manifest import Manifest
 
 SERVER_NAME: Final = "fleet-agent"
+REQUEST_TIMEOUT_S: Final = 30.0
+"""How long a request waits for its turn at most; its parameter `timeout`, in microseconds, may say less."""
+RETRY_AFTER_S: Final = 1
 _MODEL: Final = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<action>/infer|/ready|)")
 
 
@@ -47,11 +53,19 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     method: str
     path: str
-    content_length: int
-    read: Callable[[int], bytes]
-    """Return so many bytes of the body."""
+    body: Body
     header_length: str | None = None
     """The header that says where binary tensors begin."""
+
+
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to run a model, with the tensors behind its JSON."""
+
+    request: InferRequest
+    binary: memoryview
+    until_s: float
+    version: str | None
+    """The version that the path names."""
 
 
 class NoSuchPathError(AgentError):
@@ -63,8 +77,11 @@ class NoSuchPathError(AgentError):
 class Routes:
     """Answers requests from the resident models and the daemon's status."""
 
-    def __init__(self, host: ModelHost, status: Callable[[], msgspec.Struct], server_version: str) -> None:
+    def __init__(
+        self, host: ModelHost, status: Callable[[], msgspec.Struct], server_version: str, gate: Gate | None = None
+    ) -> None:
         self._host = host
+        self._gate = gate or Gate()
         self._pages: dict[str, Callable[[], Reply]] = {
             "/v2": lambda: _json({"name": SERVER_NAME, "version": server_version, "extensions": EXTENSIONS}),
             "/v2/health/live": lambda: _json({"live": True}),
@@ -82,12 +99,16 @@ class Routes:
             return error_reply(404 if self._host.manifests() else 503, error)
         except NoSuchPathError as error:
             return error_reply(404, error)
+        except OverloadedError as error:
+            return msgspec.structs.replace(error_reply(429, error), headers={"Retry-After": str(RETRY_AFTER_S)})
         except LimitExceededError as error:
             return error_reply(413, error)
         except (MalformedError, InputError) as error:
             return error_reply(400, error)
-        except DeadlineError as error:
+        except (DeadlineError, RequestTimeoutError) as error:
             return error_reply(504, error)
+        except ModelClosedError as error:
+            return error_reply(503, error)  # the model is being removed, or the agent stops
         except ModelError as error:
             return error_reply(500, error)
 
@@ -105,56 +126,60 @@ class Routes:
         if page is not None:
             return page()
         assert match is not None
-        manifest = self._manifest(unquote(match["model"]), match["version"])
+        version = match["version"] and unquote(match["version"])
+        manifest = self._manifest(unquote(match["model"]), version)
         if match["action"] == "/infer":
-            return self._infer(request, manifest)
+            return self._infer(request, manifest, version)
         return _json({"name": manifest.model, "ready": True} if match["action"] else describe(manifest))
 
     def _ready(self) -> Reply:
         is_ready = bool(self._host.manifests())
         return _json({"ready": is_ready}, status=200 if is_ready else 503)
 
-    def _infer(self, request: Request, manifest: Manifest) -> Reply:
+    def _infer(self, request: Request, manifest: Manifest, version: str | None) -> Reply:
+        until_s = time.monotonic() + REQUEST_TIMEOUT_S
         limit = max_request_bytes(manifest)
-        if request.content_length > limit:
-            raise LimitExceededError(
-                f"expected a request of at most {limit:,} bytes for {manifest.model} {manifest.version}, "
-                f"got {request.content_length:,}"
-            )
-        header_length = _header_length(request.header_length)
-        asked, binary = parse_request(request.read(request.content_length), header_length)
-        result = self._run(asked, binary, manifest)
-        wanted = requested_outputs(asked, result.manifest.outputs)
-        body, json_length = encode_response(result.manifest, result.outputs, wanted, asked.id)
+        with self._gate.room(request.body.most_bytes(limit)):
+            body = request.body.read(limit)
+            asked, binary = parse_request(body, _header_length(request.header_length))
+            if asked.parameters.timeout is not None:
+                until_s = min(until_s, time.monotonic() + asked.parameters.timeout / 1e6)
+            results = self._run(_Asked(request=asked, binary=binary, until_s=until_s, version=version), manifest)
+        answered = results[0].manifest
+        outputs = [b"".join(parts) for parts in zip(*(result.outputs for result in results), strict=True)]
+        wanted = requested_outputs(asked, answered.outputs)
+        reply, json_length = encode_response(answered, outputs, wanted, asked.id)
         if json_length is None:
-            return Reply(status=200, body=body)
+            return Reply(status=200, body=reply)
         return Reply(
             status=200,
-            body=body,
+            body=reply,
             content_type="application/octet-stream",
             headers={HEADER_LENGTH: str(json_length)},
         )
 
-    def _run(self, asked: InferRequest, binary: memoryview, manifest: Manifest) -> InferResult:
-        """Run the model on what was asked, again if a release with other inputs was swapped in meanwhile."""
+    def _run(self, asked: _Asked, manifest: Manifest) -> list[InferResult]:
+        """Run the model on each item of what was asked: on one release, whatever is swapped in meanwhile."""
         while True:
-            requested_outputs(asked, manifest.outputs)
+            requested_outputs(asked.request, manifest.outputs)
             try:
-                result = self._host.infer(manifest.model, input_tensors(asked, binary, manifest.inputs))
+                items = input_tensors(asked.request, asked.binary, manifest)
+                with self._gate.turn(manifest.model, asked.until_s):
+                    results = [self._host.infer(manifest.model, item) for item in items]
             except InputError:
-                newer = self._host.manifest(manifest.model)
+                newer = self._manifest(manifest.model, asked.version)
                 if newer.inputs == manifest.inputs:
                     raise
             else:
-                newer = result.manifest
-                if newer.inputs == manifest.inputs:
-                    return result
+                newer = results[-1].manifest
+                _check_version(newer, asked.version)
+                if newer.inputs == manifest.inputs and all(result.manifest is newer for result in results):
+                    return results
             manifest = newer
 
     def _manifest(self, name: str, version: str | None) -> Manifest:
         manifest = self._host.manifest(name)
-        if version not in (None, manifest.version):
-            raise UnknownModelError(f"expected version {manifest.version} of {name}, which is active, got {version!r}")
+        _check_version(manifest, version)
         return manifest
 
 
@@ -166,6 +191,14 @@ def error_reply(status: int, error: Exception) -> Reply:
 def error_text(status: int, message: str, code: str) -> Reply:
     """Return an error in the form of the protocol."""
     return _json(ErrorResponse(error=message, code=code), status=status)
+
+
+def _check_version(manifest: Manifest, version: str | None) -> None:
+    """Raise UnknownModelError unless `version` is the active one, or none is asked for."""
+    if version not in (None, manifest.version):
+        raise UnknownModelError(
+            f"expected version {manifest.version} of {manifest.model}, which is active, got {str(version)[:80]!r}"
+        )
 
 
 def _json(value: object, status: int = 200) -> Reply:

@@ -1,15 +1,11 @@
 """The local API over its socket: a real service, a real client, and callers who do not behave."""
 
-import http.client
-import json
 import os
 import resource
 import socket
 import stat
 import struct
-import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,126 +20,12 @@ from agent.client import (
     LocalClient,
     ModelNotActiveError,
 )
-from agent.connection import MAX_DRAIN_BYTES
 from agent.host import ModelHost
-from agent.runtime import Caps, assemble, load_model
-from agent.service import LocalService, SocketPathError
-from agent.usage import UsageMeter
-from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
-from protocol.tensors import TensorSpec
+from agent.serving.body import MAX_DRAIN_BYTES
+from agent.serving.listeners import ListenerError, UnixListener
+from agent.serving.service import LocalService
 from tests.agent.rig import wait_for
-
-DOUBLE = """
-    (f32.store (i32.const 64) (f32.mul (f32.const 2) (f32.load (i32.const 0))))
-    (f32.store (i32.const 68) (f32.mul (f32.const 2) (f32.load (i32.const 4))))
-    (i32.const 0)"""
-SPIN = "(loop $l (br $l)) (i32.const 0)"
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What a daemon might say."""
-
-    device_id: str = "pump-1"
-
-
-def activate(host: ModelHost, version: str = "1.0.0", infer: str = DOUBLE, *, name: str = "digits", n: int = 2) -> None:
-    wat = f"""(module (memory (export "memory") 1 1)
-      (func (export "fleet_input") (param i32) (result i32) (i32.const 0))
-      (func (export "fleet_output") (param i32) (result i32) (i32.const 64))
-      (func $run (export "fleet_infer") (result i32) {infer}))"""
-    x, y = (TensorSpec(name=tensor, datatype="FP32", shape=(1, n)) for tensor in ("x", "y"))
-    module = FileRef.of(b"module")
-    manifest = Manifest(
-        model=name,
-        version=version,
-        release_counter=1,
-        inputs=(x,),
-        outputs=(y,),
-        variants=(Variant(file=module, contract=Contract(memory_bytes=65536)),),
-        self_test=SelfTest(file=FileRef.of(bytes(8 * n)), count=1),
-        provenance=Provenance(source=module, source_name="model.wat", tool="test"),
-        labels={"y": ("no", "yes")} if n == 2 else {},
-    )
-    model = load_model(assemble(wat), (x,), (y,), Caps(memory_bytes=65536, deadline_ms=50))
-    host.activate(manifest, model, is_committed=True)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder whose name is short enough for sockets, wherever the tests run."""
-    with tempfile.TemporaryDirectory(prefix="fleet-") as name:
-        yield Path(name)
-
-
-@pytest.fixture
-def path(folder: Path) -> Path:
-    return folder / "agent.sock"
-
-
-@pytest.fixture
-def host() -> Iterator[ModelHost]:
-    host = ModelHost(UsageMeter(), lambda *_: None)
-    yield host
-    host.close()
-
-
-@pytest.fixture
-def service(path: Path, host: ModelHost) -> Iterator[LocalService]:
-    service = LocalService(path, host, Status)
-    service.start()
-    yield service
-    service.close()
-
-
-@pytest.fixture
-def client(service: LocalService, path: Path) -> Iterator[LocalClient]:
-    with LocalClient(path) as client:
-        yield client
-
-
-class Raw:
-    """A connection on which a test says what it likes."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(20)
-        self.socket.connect(str(path))
-
-    def __enter__(self) -> "Raw":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def reply(self) -> tuple[int, dict[str, str], Any]:
-        """Return status, headers and JSON of the next reply."""
-        response = http.client.HTTPResponse(self.socket)
-        response.begin()
-        body = response.read()
-        return response.status, {k.lower(): v for k, v in response.getheaders()}, json.loads(body)
-
-    def ask(self, method: str, target: str, body: bytes = b"", *headers: str) -> tuple[int, dict[str, str], Any]:
-        head = [f"{method} {target} HTTP/1.1", "Host: agent", f"Content-Length: {len(body)}", *headers]
-        self.send("\r\n".join((*head, "", "")).encode() + body)
-        return self.reply()
-
-    def is_closed(self) -> bool:
-        """Return whether the service has hung up; waits for it."""
-        return self.socket.recv(1) == b""
-
-
-@pytest.fixture
-def raw(service: LocalService, path: Path) -> Iterator[Raw]:
-    with Raw(path) as raw:
-        yield raw
-
-
-def request_body(*values: float) -> bytes:
-    tensor = {"name": "x", "datatype": "FP32", "shape": [1, len(values)], "data": values}
-    return json.dumps({"inputs": [tensor]}).encode()
+from tests.agent.serving.callers import DOUBLE, SPIN, Raw, Status, activate, request_body
 
 
 def test_client_runs_a_model_on_numbers_and_on_bytes(client: LocalClient, host: ModelHost) -> None:
@@ -215,7 +97,7 @@ def test_client_survives_a_restart_of_the_agent(path: Path, host: ModelHost) -> 
     """A kept connection to the old agent is replaced by one to the new."""
     with LocalClient(path) as client:
         for _ in range(2):
-            service = LocalService(path, host, Status)
+            service = LocalService([UnixListener(path)], host, Status)
             service.start()
             assert {"device_id": "pump-1"} == client.status()
             service.close()
@@ -311,6 +193,7 @@ def test_health_and_metadata_follow_the_protocol(raw: Raw, host: ModelHost) -> N
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2]}],
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2]}],
         "labels": {"y": ["no", "yes"]},
+        "max_batch_size": 256,
     } == raw.ask("GET", "/v2/models/digits")[2]
 
 
@@ -341,7 +224,7 @@ def test_errors_have_the_form_of_the_protocol(raw: Raw, host: ModelHost) -> None
         (400, "POST", infer, b""),
         (400, "POST", infer, b"{"),
         (400, "POST", infer, request_body(1, 2, 3)),
-        (413, "POST", infer, b" " * 70_000),
+        (413, "POST", infer, b" " * 100_000),
     ):
         status, headers, reply = raw.ask(method, target, body)
         assert (expected, method, target) == (status, method, target)
@@ -364,8 +247,10 @@ def test_errors_have_the_form_of_the_protocol(raw: Raw, host: ModelHost) -> None
         ("POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
         ("POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
         ("POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
-        ("POST /v2/models/digits/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
-        ("POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: 9\r\nContent-Encoding: gzip\r\n\r\n", 415),
+        ("POST /v2/models/digits/infer HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n", 501),
+        ("POST /v2/models/digits/infer HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        ("POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400),
+        ("POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: 9\r\nContent-Encoding: br\r\n\r\n", 415),
     ],
 )
 def test_what_is_not_http_ends_the_connection_with_a_reason(
@@ -418,7 +303,7 @@ def test_pipelined_requests_are_answered_in_order(raw: Raw) -> None:
 
 def test_too_many_connections_are_turned_away(path: Path, host: ModelHost) -> None:
     """Who comes too late is told to come again, and those inside are served."""
-    service = LocalService(path, host, Status, max_connections=1)
+    service = LocalService([UnixListener(path)], host, Status, max_connections=1)
     service.start()
     with LocalClient(path) as first, LocalClient(path) as second:
         first.status()
@@ -437,7 +322,7 @@ def test_failure_of_the_daemon_is_told_without_its_details(
     def fail() -> msgspec.Struct:
         raise RuntimeError("secret")
 
-    service = LocalService(path, host, fail)
+    service = LocalService([UnixListener(path)], host, fail)
     service.start()
     with LocalClient(path) as client, pytest.raises(InferenceFailedError, match="see the agent's log") as failed:
         client.status()
@@ -456,7 +341,7 @@ def test_stale_socket_is_replaced_and_removed_in_the_end(path: Path, host: Model
     """What a killed agent left behind does not stop the next one."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
-    service = LocalService(path, host, Status)
+    service = LocalService([UnixListener(path)], host, Status)
     service.start()
     with LocalClient(path) as client:
         assert {"device_id": "pump-1"} == client.status()
@@ -468,15 +353,15 @@ def test_stale_socket_is_replaced_and_removed_in_the_end(path: Path, host: Model
 def test_other_files_are_not_replaced(path: Path, host: ModelHost) -> None:
     """A mistyped path does not cost anybody a file."""
     path.write_text("precious")
-    with pytest.raises(SocketPathError, match="another kind of file"):
-        LocalService(path, host, Status).start()
+    with pytest.raises(ListenerError, match="another kind of file"):
+        LocalService([UnixListener(path)], host, Status).start()
     assert "precious" == path.read_text()
 
 
 def test_path_too_long_for_a_socket_is_explained(folder: Path, host: ModelHost) -> None:
     """The limit is the system's, and the way out is ours to name."""
-    with pytest.raises(SocketPathError, match="choose another state folder"):
-        LocalService(folder / ("d" * 100) / "agent.sock", host, Status).start()
+    with pytest.raises(ListenerError, match="choose another state folder"):
+        LocalService([UnixListener(folder / ("d" * 100) / "agent.sock")], host, Status).start()
 
 
 def test_closing_lets_a_running_request_end(path: Path, host: ModelHost) -> None:
@@ -484,7 +369,7 @@ def test_closing_lets_a_running_request_end(path: Path, host: ModelHost) -> None
     slow = """(local $i i32)
       (loop $l (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 20000000))))"""
     activate(host, infer=slow + DOUBLE)
-    service = LocalService(path, host, Status)
+    service = LocalService([UnixListener(path)], host, Status)
     service.start()
     with Raw(path) as raw:
         body = request_body(1, 2)

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.openinference import (
+from agent.runtime.errors import InputError
+from agent.runtime.selftest import FORMATS
+from agent.serving.openinference import (
     describe,
     encode_response,
     input_tensors,
@@ -20,8 +22,6 @@ from agent.openinference import (
     requested_outputs,
     unpack,
 )
-from agent.runtime.errors import InputError
-from agent.runtime.selftest import FORMATS
 from protocol.errors import MalformedError
 from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
 from protocol.tensors import ITEM_BYTES, Datatype, TensorSpec
@@ -54,7 +54,8 @@ def number(value: int = 7) -> dict[str, Any]:
 def parsed(inputs: list[dict[str, Any]], binary: bytes = b"", **more: Any) -> list[bytes]:
     head = json.dumps({"inputs": inputs, **more}).encode()
     request, tail = parse_request(head + binary, len(head) if binary else None)
-    return input_tensors(request, tail, (X, N))
+    (item,) = input_tensors(request, tail, MANIFEST)
+    return item
 
 
 def test_inputs_come_in_the_order_of_the_release() -> None:
@@ -270,6 +271,6 @@ def test_any_bytes_are_a_request_or_an_error(body: bytes, length: int | None) ->
     """No body makes anything but the two errors of a caller."""
     try:
         request, binary = parse_request(body, length)
-        input_tensors(request, binary, (X, N))
+        input_tensors(request, binary, MANIFEST)
     except (MalformedError, InputError):
         pass

@@ -1,0 +1,189 @@
+"""What a caller sends, read within bounds of time and size: no slow and no endless caller holds more than a thread.
+
+Source: RFC 9112 (HTTP/1.1), sections 6 and 7, message body length and the chunked transfer coding.
+"""
+
+import io
+import re
+import socket
+import time
+import zlib
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+
+from protocol.errors import LimitExceededError, MalformedError
+
+BODY_TIMEOUT_S: Final = 15.0
+MIN_BYTES_PER_S: Final = 256 * 1024
+"""A large body gets the time that it takes at this speed on top."""
+MAX_DRAIN_BYTES: Final = 16 * 1024 * 1024
+"""How much of an unwanted body is read and thrown away, so that its sender gets to read why."""
+_MAX_LINE_BYTES: Final = 1024
+_MAX_TRAILERS: Final = 32
+_CHUNK_HEAD: Final = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(;[^\r\n]*)?\r\n")
+_CODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+class RequestError(Exception):
+    """The request cannot be read, so that nothing behind it can be either."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class PatientSocket(io.RawIOBase):
+    """Reads from a socket until a moment that its user moves on, and no more bytes than its user allows."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._until_s = 0.0
+        self._allowed_bytes = 0
+
+    def allow(self, patience_s: float, size_bytes: int) -> None:
+        """Wait at most so long in all from now on, and take at most so much."""
+        self._until_s = time.monotonic() + patience_s
+        self._allowed_bytes = size_bytes
+
+    def readable(self) -> bool:
+        """Say that there is a way to read."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # io.BufferedReader gives a memoryview
+        """Fill some of `buffer`; raises TimeoutError, or RequestError when the caller says too much."""
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        if self._allowed_bytes <= 0:
+            raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "expected a shorter request head")
+        self._connection.settimeout(left_s)
+        count = self._connection.recv_into(memoryview(buffer)[: self._allowed_bytes])
+        self._allowed_bytes -= count
+        return count
+
+
+class Body:
+    """The body of one request, not read yet. `length` is None when it comes in chunks."""
+
+    def __init__(
+        self,
+        source: PatientSocket,
+        file: io.BufferedIOBase,
+        length: int | None,
+        *,
+        coding: str = "identity",
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._source = source
+        self._file = file
+        self._length = length
+        self._coding = coding
+        self._before = before
+        self._unread_bytes = length or 0
+        self._is_whole = length == 0
+
+    def most_bytes(self, limit_bytes: int) -> int:
+        """Return how many bytes `read` returns at most."""
+        return (
+            min(self._length, limit_bytes) if self._coding == "identity" and self._length is not None else limit_bytes
+        )
+
+    def read(self, limit_bytes: int) -> bytes:
+        """Return all of it, decompressed.
+
+        Raises:
+            LimitExceededError: it is larger than `limit_bytes`.
+            MalformedError: it is not compressed as it says.
+            RequestError: it is not in chunks as it says.
+            ConnectionError, TimeoutError: the caller does not send it.
+        """
+        self._before()
+        self._allow(limit_bytes)
+        if self._length is None:
+            raw = self._read_chunks(limit_bytes)
+        else:
+            _check_size(self._length, limit_bytes)
+            raw = self._read(self._length)
+            self._is_whole = True
+        return raw if self._coding == "identity" else _decompress(raw, self._coding, limit_bytes)
+
+    def drain(self) -> bool:
+        """Throw the rest away; return False when it is too much: then what follows cannot be told from it."""
+        if self._is_whole:
+            return True
+        if self._unread_bytes > MAX_DRAIN_BYTES:
+            return False
+        self._allow(MAX_DRAIN_BYTES)
+        while self._unread_bytes:
+            self._read(min(self._unread_bytes, 65_536))
+        if self._length is None:
+            try:
+                self._read_chunks(MAX_DRAIN_BYTES, is_kept=False)
+            except LimitExceededError:
+                return False
+        self._is_whole = True
+        return True
+
+    def _allow(self, size_bytes: int) -> None:
+        # As much again as framing, for chunks of a few bytes; the buffered reader may take a little of what follows.
+        self._source.allow(BODY_TIMEOUT_S + size_bytes / MIN_BYTES_PER_S, 2 * size_bytes + 65_536)
+
+    def _read(self, size_bytes: int) -> bytes:
+        data = self._file.read(size_bytes)
+        self._unread_bytes -= len(data)
+        if len(data) < size_bytes:
+            raise ConnectionAbortedError("the caller hung up in the middle of a request")
+        return data
+
+    def _read_chunks(self, limit_bytes: int, *, is_kept: bool = True) -> bytes:
+        parts: list[bytes] = []
+        total = 0
+        while size := self._begin_chunk():
+            total += size
+            _check_size(total, limit_bytes)
+            part = self._read(size)
+            if self._read(2) != b"\r\n":
+                raise _no_chunk()
+            if is_kept:
+                parts.append(part)
+        for _ in range(_MAX_TRAILERS):
+            if self._line() == b"\r\n":
+                self._is_whole = True
+                return b"".join(parts)
+        raise _no_chunk()
+
+    def _begin_chunk(self) -> int:
+        match = _CHUNK_HEAD.fullmatch(self._line())
+        if match is None:
+            raise _no_chunk()
+        size = int(match[1], 16)
+        self._unread_bytes = size + 2 if size else 0
+        return size
+
+    def _line(self) -> bytes:
+        line = self._file.readline(_MAX_LINE_BYTES)
+        if not line:
+            raise ConnectionAbortedError("the caller hung up in the middle of a request")
+        return line
+
+
+def _check_size(size_bytes: int, limit_bytes: int) -> None:
+    if size_bytes > limit_bytes:
+        raise LimitExceededError(f"expected a request of at most {limit_bytes:,} bytes, got {size_bytes:,}")
+
+
+def _no_chunk() -> RequestError:
+    return RequestError(HTTPStatus.BAD_REQUEST, "expected a body in chunks, as Transfer-Encoding says")
+
+
+def _decompress(raw: bytes, coding: str, limit_bytes: int) -> bytes:
+    decoder = zlib.decompressobj(_CODINGS[coding])
+    try:
+        data = decoder.decompress(raw, limit_bytes + 1)
+    except zlib.error as error:
+        raise MalformedError(f"expected a body compressed with {coding}: {error}") from error
+    _check_size(len(data), limit_bytes)
+    if not decoder.eof or decoder.unused_data:
+        raise MalformedError(f"expected a body compressed with {coding}, whole and nothing behind it")
+    return data

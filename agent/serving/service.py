@@ -1,0 +1,150 @@
+"""The local API's threads: one that accepts for each listener, one for each connection, bounded in number."""
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from typing import Final
+
+import msgspec
+
+from agent.host import ModelHost
+from agent.serving.connection import BUSY, Conversation
+from agent.serving.gate import Gate
+from agent.serving.listeners import Listener
+from agent.serving.routes import Routes
+
+MAX_CONNECTIONS: Final = 64
+GRACE_S: Final = 5.0
+"""How long running requests may take to end when the service closes."""
+SHORTAGE_PAUSE_S: Final = 0.2
+"""How long to wait for file descriptors or threads to become free again."""
+MIN_IDLE_S: Final = 1.0
+"""How long a kept connection may rest before it makes room for a new one, when all places are taken."""
+BUSY_TIMEOUT_S: Final = 1.0
+"""How long one that is turned away may take to hear it."""
+
+_log = logging.getLogger(__name__)
+
+
+class LocalService:
+    """Serves the resident models and the daemon's status, from `start` to `close`."""
+
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        host: ModelHost,
+        status: Callable[[], msgspec.Struct],
+        *,
+        gate: Gate | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        self._listeners = listeners
+        self._max_connections = max_connections
+        self._routes = Routes(host, status, version("wasmfleet"), gate)
+        self._sockets: list[socket.socket] = []
+        self._acceptors: list[threading.Thread] = []
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._conversations: dict[Conversation, threading.Thread] = {}
+        self._ended = threading.Condition(self._lock)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where callers come in."""
+        return tuple(listener.address for listener in self._listeners)
+
+    def start(self) -> None:
+        """Begin to serve; raises ListenerError or OSError when that cannot be, and then serves nowhere."""
+        try:
+            for listener in self._listeners:
+                self._sockets.append(listener.open())
+        except BaseException:
+            self.close()
+            raise
+        for accepting in self._sockets:
+            thread = threading.Thread(target=self._accept, args=(accepting,), name="local-service", daemon=True)
+            self._acceptors.append(thread)
+            thread.start()
+
+    def close(self) -> None:
+        """Refuse new requests, let running ones end, go away. Closing twice does nothing."""
+        sockets, self._sockets = self._sockets, []
+        for listener, _ in zip(self._listeners, sockets, strict=False):
+            listener.removed()
+        self._closing.set()
+        for accepting in sockets:
+            with contextlib.suppress(OSError):
+                accepting.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+        for thread in self._acceptors:
+            thread.join()
+        for accepting in sockets:
+            accepting.close()
+        with self._lock:
+            conversations = dict(self._conversations)
+        for conversation in conversations:
+            conversation.end()
+        _join(conversations.values(), GRACE_S)
+        for conversation, thread in conversations.items():
+            if thread.is_alive():
+                with contextlib.suppress(OSError):  # it ended by itself
+                    conversation.connection.shutdown(socket.SHUT_RDWR)
+        _join(conversations.values(), GRACE_S)
+
+    def _accept(self, accepting: socket.socket) -> None:
+        while not self._closing.is_set():
+            try:
+                connection, _ = accepting.accept()
+            except OSError as error:
+                if not self._closing.is_set():  # too few file descriptors, perhaps: that passes
+                    _log.warning("cannot accept a local connection: %s; trying on", error)
+                    self._closing.wait(SHORTAGE_PAUSE_S)
+                continue
+            if not self._begin(Conversation(connection)):
+                with connection, contextlib.suppress(OSError):
+                    connection.settimeout(BUSY_TIMEOUT_S)
+                    connection.sendall(BUSY)
+
+    def _begin(self, conversation: Conversation) -> bool:
+        """Give `conversation` a thread of its own; False when there is none to have."""
+        thread = threading.Thread(target=self._serve, args=(conversation,), name="local-request", daemon=True)
+        with self._lock:
+            if len(self._conversations) >= self._max_connections and not self._make_room():
+                return False
+            self._conversations[conversation] = thread
+        try:
+            thread.start()
+        except RuntimeError as error:
+            _log.warning("cannot serve a local connection: %s; trying on", error)
+            with self._lock:
+                del self._conversations[conversation]
+            return False
+        return True
+
+    def _make_room(self) -> bool:
+        """End the connection that has been idle for longest; False when none has been for some time."""
+        since = {c: at_s for c in self._conversations if (at_s := c.idle_since_s) is not None and not c.is_ending}
+        if not since or time.monotonic() - min(since.values()) < MIN_IDLE_S:
+            return False
+        min(since, key=since.__getitem__).end()
+        return self._ended.wait_for(lambda: len(self._conversations) < self._max_connections, SHORTAGE_PAUSE_S)
+
+    def _serve(self, conversation: Conversation) -> None:
+        try:
+            if conversation.is_tcp:
+                conversation.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            conversation.serve(self._routes)
+        finally:
+            with self._ended:
+                del self._conversations[conversation]
+                self._ended.notify_all()
+            conversation.connection.close()
+
+
+def _join(threads: Iterable[threading.Thread], patience_s: float) -> None:
+    end = time.monotonic() + patience_s
+    for thread in threads:
+        thread.join(max(end - time.monotonic(), 0))
