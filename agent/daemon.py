@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from agent.acks import Acks
 from agent.clock import Clock, SystemClock
 from agent.core import Core
 from agent.documents import Documents
@@ -44,7 +45,7 @@ from agent.usage import UsageMeter
 from agent.worker import Worker
 from protocol import limits
 from protocol.errors import ProtocolError
-from protocol.messages import Ack, Reason
+from protocol.messages import Reason
 
 SOCKET_NAME: Final = "agent.sock"
 INBOX_CAPACITY: Final = 16
@@ -93,6 +94,7 @@ class Daemon:
         self._uplink = Uplink(identity, self._store, self._session, capacity)
         self._link = Link(_endpoint(identity, policy), self._last_will, self._inbox.put, rng)
         self._uplink.attach(self._link)
+        self._acks = Acks(self._trust.open_ack, self._store, self._uplink.reports)
         self._documents = Documents(self._trust, self._core.post, self._uplink.want)
         around = _Around(self._link, self._uplink, self._core, jobs, self._make_room)
         self._downloads = Downloads(self._files, identity.topics, around, rng)
@@ -136,6 +138,7 @@ class Daemon:
             problems=self._problems(),
             unsent_receipts=backlog.receipts,
             unsent_telemetry=backlog.telemetry,
+            ignored_acks=self._acks.ignored,
             models=model_statuses(state, self._telemetry.answered()),
         )
 
@@ -236,22 +239,10 @@ class Daemon:
         if kind is None:
             self._downloads.receive(topic, payload, self._now_ms())
         elif kind == "ack":
-            self._on_ack(payload)
+            if self._acks.receive(payload, self._now_ms()):
+                self._backlog = self._store.backlog()
         else:
             self._documents.receive(kind, payload, wall_ms=self._clock.wall_ms(), now_ms=self._now_ms())
-
-    def _on_ack(self, payload: bytes) -> None:
-        if not payload:
-            return
-        try:
-            ack = Ack.from_bytes(payload)
-            is_ours = self._store.acknowledge(ack)
-        except (ProtocolError, StateError) as error:
-            _log.warning("ack not accepted: %s", error)
-            return
-        if is_ours:
-            self._uplink.reports.acknowledged(ack, self._now_ms())
-            self._backlog = self._store.backlog()
 
     def _on_oversize(self, item: Oversize) -> None:
         message = f"expected at most {item.limit_bytes:,} bytes on {item.topic}, got {item.size_bytes:,}"

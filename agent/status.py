@@ -36,6 +36,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Where inference requests are answered."""
     unsent_receipts: int
     unsent_telemetry: int
+    ignored_acks: dict[str, int]
+    """Acks that were not obeyed since the start, by reason."""
     models: tuple[ModelStatus, ...]
 
 
@@ -70,6 +72,9 @@ def as_table(status: AgentStatus) -> str:
         f"local api   {'  '.join(status.local_api)}",
         f"unsent      {status.unsent_receipts} receipts, {status.unsent_telemetry} telemetry records",
     ]
+    if status.ignored_acks:
+        counts = ", ".join(f"{count} {code}" for code, count in sorted(status.ignored_acks.items()))
+        lines.append(f"ignored     acks: {counts}")
     lines += [f"problem     {name}: {reason.message}" for name, reason in sorted(status.problems.items())]
     header = ("MODEL", "ACTIVE", "PREVIOUS", "CANDIDATE", "STATE", "INFERENCES")
     rows = [

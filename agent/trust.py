@@ -25,7 +25,7 @@ from protocol.assignment import AssignedRelease, VerifiedAssignment, verify_assi
 from protocol.errors import ExpiredError, LimitExceededError, ProtocolError, RollbackError
 from protocol.identifiers import Digest
 from protocol.manifest import FileRef
-from protocol.messages import Reason
+from protocol.messages import Ack, Reason, open_ack
 from protocol.repository import MetadataSet, walk_roots
 
 _ROOT_FLOOR: Final = "director.root"
@@ -82,6 +82,12 @@ class Trust:
     def targets(self) -> Targets | None:
         """The image repository's newest accepted targets."""
         return self._image.targets
+
+    def open_ack(self, raw: bytes) -> Ack:
+        """Return an ack that the director signed for this device; raises ProtocolError or StateError."""
+        root = self._director_root()
+        self._check_root_floor(root)
+        return open_ack(raw, self._identity.device_id, root)
 
     def judge(self, document: Document, raw: bytes, wall_ms: int) -> Judgement:
         """Take a document that arrived and judge everything anew."""

@@ -1,4 +1,4 @@
-"""Signed reports: the Dead Simple Signing Envelope with the device's Ed25519 key.
+"""Signed reports and acks: the Dead Simple Signing Envelope with the device's key, or with those of a TUF role.
 
 Source: DSSE v1.0.2, github.com/secure-systems-lab/dsse. The signature covers the type and the exact payload bytes,
 so nothing has to be canonical and nothing is parsed before it is believed.
@@ -10,6 +10,9 @@ import binascii
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from securesystemslib.signer import Signature, Signer
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Root
 
 from protocol.codec import decode, encode, sha256
 from protocol.errors import MalformedError, SignatureError
@@ -34,13 +37,13 @@ def key_id(key: Ed25519PublicKey) -> str:
 def seal(payload: bytes, payload_type: str, key: Ed25519PrivateKey) -> bytes:
     """Return the envelope of `payload`."""
     signature = key.sign(_pre_authentication_encoding(payload_type, payload))
-    return encode(
-        _Envelope(
-            payload=base64.b64encode(payload).decode(),
-            payload_type=payload_type,
-            signatures=(_Signature(keyid=key_id(key.public_key()), sig=base64.b64encode(signature).decode()),),
-        )
-    )
+    return _envelope(payload, payload_type, key_id(key.public_key()), signature)
+
+
+def seal_by(payload: bytes, payload_type: str, signer: Signer) -> bytes:
+    """Return the envelope of `payload`, signed by a key that has a role in TUF metadata."""
+    signature = signer.sign(_pre_authentication_encoding(payload_type, payload))
+    return _envelope(payload, payload_type, signature.keyid, bytes.fromhex(signature.signature))
 
 
 def unseal(raw: bytes, payload_type: str, key: Ed25519PublicKey, *, limit_bytes: int) -> bytes:
@@ -50,21 +53,52 @@ def unseal(raw: bytes, payload_type: str, key: Ed25519PublicKey, *, limit_bytes:
         LimitExceededError, MalformedError: it is not an envelope of at most `limit_bytes`.
         SignatureError: it is of another type, or `key` did not sign it.
     """
-    envelope = decode(raw, _Envelope, limit_bytes=limit_bytes, what="signed envelope")
-    if envelope.payload_type != payload_type:
-        raise SignatureError(f"expected an envelope of type {payload_type}, got {envelope.payload_type[:80]!r}")
-    if len(envelope.signatures) != 1:
-        raise MalformedError(f"expected one signature, got {len(envelope.signatures)}")
+    payload, signatures = _opened(raw, payload_type, limit_bytes)
+    if len(signatures) != 1:
+        raise MalformedError(f"expected one signature, got {len(signatures)}")
     try:
-        payload = base64.b64decode(envelope.payload, validate=True)
-        signature = base64.b64decode(envelope.signatures[0].sig, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MalformedError(f"signed envelope: bad base64: {error}") from error
-    try:
-        key.verify(signature, _pre_authentication_encoding(payload_type, payload))
+        key.verify(signatures[0][1], _pre_authentication_encoding(payload_type, payload))
     except InvalidSignature as error:
         raise SignatureError("the signature is not of the device's key") from error
     return payload
+
+
+def unseal_by(raw: bytes, payload_type: str, root: Root, role: str, *, limit_bytes: int) -> bytes:
+    """Return the payload of the envelope `raw`, which a threshold of the keys signed that `root` gives to `role`.
+
+    Raises:
+        LimitExceededError, MalformedError: it is not an envelope of at most `limit_bytes`.
+        SignatureError: it is of another type, or the role did not sign it.
+    """
+    payload, signatures = _opened(raw, payload_type, limit_bytes)
+    by_key = {keyid: Signature(keyid, signature.hex()) for keyid, signature in signatures}
+    try:
+        root.verify_delegate(role, _pre_authentication_encoding(payload_type, payload), by_key)
+    except (RepositoryError, ValueError) as error:
+        raise SignatureError(f"the envelope is not signed by the role {role}: {error}") from error
+    return payload
+
+
+def _envelope(payload: bytes, payload_type: str, keyid: str, signature: bytes) -> bytes:
+    return encode(
+        _Envelope(
+            payload=base64.b64encode(payload).decode(),
+            payload_type=payload_type,
+            signatures=(_Signature(keyid=keyid, sig=base64.b64encode(signature).decode()),),
+        )
+    )
+
+
+def _opened(raw: bytes, payload_type: str, limit_bytes: int) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Return the payload, which nobody has vouched for yet, and the signatures with their key ids."""
+    envelope = decode(raw, _Envelope, limit_bytes=limit_bytes, what="signed envelope")
+    if envelope.payload_type != payload_type:
+        raise SignatureError(f"expected an envelope of type {payload_type}, got {envelope.payload_type[:80]!r}")
+    try:
+        payload = base64.b64decode(envelope.payload, validate=True)
+        return payload, [(each.keyid, base64.b64decode(each.sig, validate=True)) for each in envelope.signatures]
+    except (binascii.Error, ValueError) as error:
+        raise MalformedError(f"signed envelope: bad base64: {error}") from error
 
 
 def _pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:

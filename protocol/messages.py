@@ -1,6 +1,6 @@
 """What a device says and what it is told besides signed metadata.
 
-Births, receipts and telemetry travel in a signed envelope (`protocol.dsse`) under the type beside each class.
+Births, receipts, telemetry and acks travel in a signed envelope (`protocol.dsse`) under the type beside each class.
 Times are Unix milliseconds by the device's own clock; `session` counts the agent's starts.
 """
 
@@ -9,6 +9,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from securesystemslib.signer import Signer
+from tuf.api.metadata import Root, Targets
 
 from protocol import dsse, limits
 from protocol.admission import Capacity
@@ -22,6 +24,7 @@ _TYPE = "application/vnd.wasmfleet.{}.v1+json"
 LIVENESS_TYPE = _TYPE.format("liveness")
 RECEIPTS_TYPE = _TYPE.format("receipts")
 TELEMETRY_TYPE = _TYPE.format("telemetry")
+ACK_TYPE = _TYPE.format("ack")
 MAX_STREAM_CHARS = 64
 
 
@@ -170,15 +173,16 @@ class TelemetryBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True):
-    """The controller has stored everything of `stream` up to these numbers; the device may forget it."""
+    """The controller has stored everything of the device's `stream` up to these numbers; the device may forget it."""
 
+    device_id: str
     stream: str
     receipts: Count = 0
     telemetry: Count = 0
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> "Ack":
-        """Parse an ack; raises ProtocolError."""
+        """Parse the payload of an ack; raises ProtocolError."""
         return decode(raw, cls, limit_bytes=limits.MAX_ACK_BYTES, what="ack")
 
     def to_bytes(self) -> bytes:
@@ -211,6 +215,19 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     def to_bytes(self) -> bytes:
         """Return the canonical JSON of the want."""
         return encode(self)
+
+
+def seal_ack(ack: Ack, director: Signer) -> bytes:
+    """Return an ack as it goes on the wire, signed with the director's key."""
+    return dsse.seal_by(ack.to_bytes(), ACK_TYPE, director)
+
+
+def open_ack(raw: bytes, device: DeviceId, root: Root) -> Ack:
+    """Return the ack that the director of `root` signed for `device`; raises ProtocolError."""
+    payload = dsse.unseal_by(raw, ACK_TYPE, root, Targets.type, limit_bytes=limits.MAX_ACK_BYTES)
+    ack = Ack.from_bytes(payload)
+    _check_device(ack.device_id, device)
+    return ack
 
 
 def seal_liveness(liveness: Liveness, key: Ed25519PrivateKey) -> bytes:

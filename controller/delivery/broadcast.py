@@ -18,7 +18,7 @@ from protocol import limits
 from protocol.chunks import ChunkIndex, Offer, Source
 from protocol.errors import ProtocolError
 from protocol.identifiers import DeviceId, Digest
-from protocol.messages import Ack
+from protocol.messages import Ack, seal_ack
 from protocol.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,9 @@ class Broadcast:
             )
             newest_rows = {row.device_id: row for row in rows}
         for device, row in newest_rows.items():
-            ack = Ack(stream=row.stream, receipts=row.receipts, telemetry=row.telemetry)
-            yield Outgoing(self._topics.ack(DeviceId(device)), ack.to_bytes(), retain=True)
+            ack = Ack(device_id=device, stream=row.stream, receipts=row.receipts, telemetry=row.telemetry)
+            sealed = seal_ack(ack, self._core.trust.director)
+            yield Outgoing(self._topics.ack(DeviceId(device)), sealed, retain=True)
 
     def _directors(self, devices: Sequence[str]) -> Iterator[Outgoing]:
         with self._core.store.read() as session:

@@ -151,11 +151,12 @@ class Backend:
             batch = records  # type: ignore[assignment] # only its stream is used below
         if self.is_acknowledging:
             ack = Ack(
+                device_id=self.signing.device,
                 stream=batch.stream,
                 receipts=max((r.seq for r in self.receipts), default=0),
                 telemetry=max((r.seq for r in self.telemetry), default=0),
             )
-            self._client.publish(self.topics.ack(self.signing.device), ack.to_bytes(), 1, True)
+            self._client.publish(self.topics.ack(self.signing.device), self.signing.acknowledge(ack), 1, True)
 
     def _is_new(self, stream: str, outbox: str, seq: int) -> bool:
         key = (stream, outbox, seq)

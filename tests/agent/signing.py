@@ -36,6 +36,7 @@ from protocol.assignment import AgentConfig, AssignedRelease, Assignment, Remova
 from protocol.codec import encode
 from protocol.identifiers import DeviceId, parse_device_id
 from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
+from protocol.messages import Ack, seal_ack
 from protocol.tensors import TensorSpec
 
 DEVICE = parse_device_id("line-3-press")
@@ -180,6 +181,10 @@ class Signing:
     def assign(self, *bundles: Bundle, **fields: object) -> bytes:
         """Sign the assignment of these releases as the director's next document."""
         return self.direct(self.assignment(*bundles, **fields))
+
+    def acknowledge(self, ack: Ack) -> bytes:
+        """Sign an ack as the director."""
+        return seal_ack(ack, self.director_key)
 
     def rotate_director(self) -> None:
         """Replace the director's key by another one, in a new root."""

@@ -12,6 +12,7 @@ from controller.trust.keys import generate_signer
 from protocol import limits
 from protocol.chunks import cut
 from protocol.manifest import FileRef
+from protocol.messages import Ack
 from tests.agent.conftest import new_agent, new_backend
 from tests.agent.rig import CHUNK_BYTES, Agent, Backend, wait_for
 from tests.agent.signing import Bundle, Signing, bundle
@@ -244,6 +245,24 @@ def test_garbage_on_every_topic_is_survived(agent: Agent, backend: Backend, firs
     backend.assign(good)
     backend.wait_end(good)
     assert ("1.2.0", 4.0) == agent.infer()
+
+
+def test_unsigned_and_foreign_acks_make_the_device_forget_nothing(
+    agent: Agent, backend: Backend, first: Bundle
+) -> None:
+    """Whoever reaches the broker can publish an ack; only the director's own makes reports go."""
+    backend.is_acknowledging = False
+    wait_for("reports", lambda: agent.status()["unsent_telemetry"] > 0, agent.log)
+    record = backend.telemetry[-1]
+    (stream,) = {birth.stream for birth in backend.liveness}
+    ack = Ack(device_id=backend.signing.device, stream=stream, telemetry=record.seq)
+    topic = backend.topics.ack(backend.signing.device)
+    backend.publish(topic, ack.to_bytes())
+    backend.publish(topic, Signing().acknowledge(ack))
+    wait_for("both are ignored", lambda: {"malformed": 1, "bad_signature": 1} == agent.status()["ignored_acks"])
+    assert agent.status()["unsent_telemetry"] > 0
+    backend.is_acknowledging = True
+    wait_for("a real ack", lambda: agent.status()["unsent_telemetry"] == 0, agent.log)
 
 
 def test_tampered_chunk_is_refused_and_asked_for_again(agent: Agent, backend: Backend) -> None:

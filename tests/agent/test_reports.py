@@ -48,7 +48,7 @@ class Sender:
         self.store.save(State(), State(), [emit], at_ms=0, session=1)
 
     def acknowledge(self, now_ms: int, *, receipts: int = 0, telemetry: int = 0) -> None:
-        ack = Ack(stream=self.store.stream, receipts=receipts, telemetry=telemetry)
+        ack = Ack(device_id=DEVICE, stream=self.store.stream, receipts=receipts, telemetry=telemetry)
         self.store.acknowledge(ack)
         self.reports.acknowledged(ack, now_ms)
 
@@ -80,7 +80,7 @@ def test_new_connection_sends_everything_that_was_not_acknowledged(sender: Sende
     """What the broker may have lost is sent again; what is acknowledged is not."""
     sender.add(3)
     sender.reports.flush(0)
-    sender.store.acknowledge(Ack(stream=sender.store.stream, receipts=2))
+    sender.store.acknowledge(Ack(device_id=DEVICE, stream=sender.store.stream, receipts=2))
     sender.sent.clear()
     sender.reports.restart(1)
     assert [3] == sender.received()
@@ -150,7 +150,7 @@ def test_each_batch_names_the_number_that_it_follows(sender: Sender) -> None:
     """The controller can tell what was dropped from what is still on its way."""
     sender.add(3)
     sender.reports.flush(0)
-    sender.store.acknowledge(Ack(stream=sender.store.stream, receipts=2))
+    sender.store.acknowledge(Ack(device_id=DEVICE, stream=sender.store.stream, receipts=2))
     for _ in range(3):  # only the latest progress is kept: one that nobody has heard, perhaps
         sender.add_progress()
         sender.reports.flush(1)
@@ -196,7 +196,9 @@ def test_interval_of_many_models_is_parted_into_messages_that_fit(sender: Sender
         sender.sent.clear()
         sender.reports.restart(0)
         batches = [open_telemetry(raw, DEVICE, KEY.public_key()) for _, raw in sender.sent]
-        sender.store.acknowledge(Ack(stream=sender.store.stream, telemetry=batches[-1].records[-1].seq))
+        sender.store.acknowledge(
+            Ack(device_id=DEVICE, stream=sender.store.stream, telemetry=batches[-1].records[-1].seq)
+        )
         total = LatencySketch()
         for batch in batches:
             for usage in (usage for record in batch.records for usage in record.models):

@@ -93,7 +93,7 @@ def test_numbers_go_on_after_a_restart_and_after_acks(tmp_path: Path) -> None:
         store = Store(tmp_path / "agent.db")
         (stored,) = store.save(State(), State(), [receipt()], at_ms=0, session=1)
         assert expected == stored.seq
-        assert store.acknowledge(Ack(stream=store.stream, receipts=stored.seq))
+        assert store.acknowledge(Ack(device_id="d", stream=store.stream, receipts=stored.seq))
         assert () == store.receipts(after=0, limit=10)
         store.close()
 
@@ -111,9 +111,9 @@ def test_old_progress_makes_way_for_new_progress(store: Store) -> None:
 def test_ack_of_another_memory_deletes_nothing(store: Store) -> None:
     """An ack for a stream that this device lost, or for numbers never given out, is not believed."""
     store.save(State(), State(), [receipt()], at_ms=0, session=1)
-    assert not store.acknowledge(Ack(stream="another", receipts=1))
-    assert not store.acknowledge(Ack(stream=store.stream, receipts=2))
-    assert not store.acknowledge(Ack(stream=store.stream, telemetry=1))
+    assert not store.acknowledge(Ack(device_id="d", stream="another", receipts=1))
+    assert not store.acknowledge(Ack(device_id="d", stream=store.stream, receipts=2))
+    assert not store.acknowledge(Ack(device_id="d", stream=store.stream, telemetry=1))
     assert 1 == store.backlog().receipts
 
 

@@ -53,7 +53,10 @@ def test_encoding_is_canonical(value: dict[str, object]) -> None:
 
 def test_canonical_bytes_are_fixed() -> None:
     """The encoding of a message is what it was: these bytes are hashed and signed."""
-    assert b'{"receipts":7,"stream":"s","telemetry":0}' == Ack(stream="s", receipts=7).to_bytes()
+    assert (
+        b'{"device_id":"d","receipts":7,"stream":"s","telemetry":0}'
+        == Ack(device_id="d", stream="s", receipts=7).to_bytes()
+    )
     assert '{"a":"é","b":[1,null,true]}'.encode() == encode({"b": [1, None, True], "a": "é"})
 
 
@@ -65,7 +68,9 @@ def test_what_is_too_long_is_not_parsed() -> None:
 
 def test_unknown_fields_are_ignored() -> None:
     """An older reader understands what a newer writer adds."""
-    assert Ack(stream="s", receipts=1) == Ack.from_bytes(b'{"stream":"s","receipts":1,"rate":[1.5,{"x":null}]}')
+    assert Ack(device_id="d", stream="s", receipts=1) == Ack.from_bytes(
+        b'{"device_id":"d","stream":"s","receipts":1,"rate":[1.5,{"x":null}]}'
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,13 +87,13 @@ def test_unknown_fields_are_ignored() -> None:
 def test_malformed_messages(raw: bytes) -> None:
     """Bad JSON, bad types and numbers out of range raise MalformedError that names the message."""
     with pytest.raises(MalformedError, match="not a valid ack"):
-        Ack.from_bytes(raw)
+        Ack.from_bytes(raw.replace(b'{"stream"', b'{"device_id":"d","stream"'))
 
 
 def test_the_message_names_the_field() -> None:
     """The path of the offending field is in the text."""
     with pytest.raises(MalformedError, match=r"\$\.receipts"):
-        Ack.from_bytes(b'{"stream":"s","receipts":"7"}')
+        Ack.from_bytes(b'{"device_id":"d","stream":"s","receipts":"7"}')
 
 
 def test_deep_nesting_is_refused() -> None:

@@ -34,14 +34,16 @@ from protocol.messages import (
     TelemetryBatch,
     TelemetryRecord,
     Want,
+    open_ack,
     open_liveness,
     open_receipts,
     open_telemetry,
+    seal_ack,
     seal_batch,
     seal_liveness,
 )
 from protocol.sketch import LatencySketch
-from tests.protocol.fleet import DEVICE, capacity, key
+from tests.protocol.fleet import DEVICE, DIRECTOR, capacity, director_targets, key, sign, signer
 
 SECRET = key("device")
 PUBLIC = SECRET.public_key()
@@ -333,6 +335,41 @@ def test_bad_wants(fields: dict[str, object], error: type[Exception]) -> None:
 
 def test_acks_round_trip() -> None:
     """An ack comes back, and an old one reads as having stored nothing."""
-    ack = Ack(stream="s", receipts=7, telemetry=3)
+    ack = Ack(device_id="d", stream="s", receipts=7, telemetry=3)
     assert ack == Ack.from_bytes(ack.to_bytes())
-    assert (0, 0) == (Ack.from_bytes(b'{"stream":"s"}').receipts, Ack.from_bytes(b'{"stream":"s"}').telemetry)
+    empty = Ack.from_bytes(b'{"device_id":"d","stream":"s"}')
+    assert (0, 0) == (empty.receipts, empty.telemetry)
+
+
+def test_acks_are_of_one_director_for_one_device() -> None:
+    """Signed by the role that signs the director documents, and by nobody else, for one device alone."""
+    root = DIRECTOR.root()
+    raw = seal_ack(Ack(device_id=DEVICE, stream="s", receipts=7), signer("director targets"))
+    assert 7 == open_ack(raw, DEVICE, root).receipts
+    with pytest.raises(WrongDeviceError):
+        open_ack(raw, parse_device_id("line-4-press"), root)
+    with pytest.raises(SignatureError):
+        open_ack(raw, DEVICE, DIRECTOR.root(targets="another director"))
+    with pytest.raises(SignatureError):
+        open_ack(seal_ack(Ack(device_id=DEVICE, stream="s"), signer("image timestamp")), DEVICE, root)
+    with pytest.raises(LimitExceededError):
+        open_ack(raw + b" " * limits.MAX_ACK_BYTES, DEVICE, root)
+
+
+def test_an_ack_of_the_longest_names_fits_its_limit() -> None:
+    """Also with the signatures of two keys, while one replaces the other."""
+    ack = Ack(device_id="d" * 63, stream="s" * 64, receipts=limits.MAX_INTEGER, telemetry=limits.MAX_INTEGER)
+    envelope = json.loads(seal_ack(ack, signer("director targets")))
+    envelope["signatures"] *= 2
+    assert len(encode(envelope)) <= limits.MAX_ACK_BYTES
+
+
+def test_nothing_else_that_the_director_signed_is_an_ack() -> None:
+    """The envelope's type is under the signature: a document of the same key cannot pass as an ack."""
+    secret = signer("director targets")
+    document = sign(director_targets(), "director targets")
+    with pytest.raises(ProtocolError):
+        open_ack(document, DEVICE, DIRECTOR.root())
+    other = dsse.seal_by(Ack(device_id=DEVICE, stream="s").to_bytes(), "application/json", secret)
+    with pytest.raises(SignatureError):
+        open_ack(other, DEVICE, DIRECTOR.root())

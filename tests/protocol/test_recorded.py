@@ -19,9 +19,10 @@ from protocol.chunks import ChunkIndex, Offer
 from protocol.codec import sha256
 from protocol.compression import decompress
 from protocol.enrollment import EnrollRequest, EnrollResponse, Invite
+from protocol.errors import MalformedError
 from protocol.identifiers import Digest, parse_device_id
 from protocol.manifest import FileRef, Manifest
-from protocol.messages import Ack, Want, open_liveness, open_receipts, open_telemetry
+from protocol.messages import Want, open_ack, open_liveness, open_receipts, open_telemetry
 from protocol.repository import MetadataSet, check_floor, walk_roots
 from protocol.tensors import ModelSpec
 from protocol.topics import Topics
@@ -137,9 +138,20 @@ def test_a_birth_without_a_stream_is_understood() -> None:
     assert expected == open_liveness(raw, DEVICE, key("device").public_key())
 
 
-def test_a_device_understands_its_ack(retained: Callable[[str], bytes]) -> None:
-    """What the controller has stored may be forgotten."""
-    assert Ack(stream=record.STREAM, receipts=40, telemetry=17) == Ack.from_bytes(retained(TOPICS.ack(DEVICE)))
+def test_a_device_understands_its_ack(recording: Path, retained: Callable[[str], bytes]) -> None:
+    """What the controller has stored, and says so under the director's key, may be forgotten."""
+    enrolled = EnrollResponse.from_bytes((recording / "enrollment" / "response").read_bytes())
+    root = walk_roots(enrolled.director_root.encode(), {}).signed
+    assert record.ack() == open_ack(retained(TOPICS.ack(DEVICE)), DEVICE, root)
+
+
+def test_an_ack_from_before_acks_were_signed_is_refused() -> None:
+    """Whoever reaches the broker could have written it."""
+    folder = Path(record.__file__).parent / "v1"
+    enrolled = EnrollResponse.from_bytes((folder / "enrollment" / "response").read_bytes())
+    root = walk_roots(enrolled.director_root.encode(), {}).signed
+    with pytest.raises(MalformedError):
+        open_ack((folder / "device" / "ack-unsigned").read_bytes(), DEVICE, root)
 
 
 def test_enrolment_is_understood(recording: Path) -> None:

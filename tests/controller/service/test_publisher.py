@@ -14,8 +14,8 @@ from protocol.codec import sha256
 from protocol.compression import decompress
 from protocol.identifiers import DeviceId, Digest
 from protocol.limits import MAX_MODELS_PER_DEVICE
-from protocol.messages import Ack, Want
-from protocol.repository import MetadataSet
+from protocol.messages import Ack, Want, open_ack
+from protocol.repository import MetadataSet, walk_roots
 from tests.controller.service.fleet import HAPPY, FleetCore, Recorder, bundle
 
 MODULE = bytes(range(256)) * 2_000
@@ -255,8 +255,9 @@ def test_an_acknowledgement_reaches_the_device(fleet: FleetCore, broker: Recorde
     fleet.clock.advance(seconds=1)
     fleet.say(device, "telemetry", device.telemetry(device.record(), device.record()))
     publisher.settle()
-    expected = Ack(stream=device.stream, telemetry=2)
-    assert expected == Ack.from_bytes(broker.retained[fleet.topics.ack(device.id)])
+    expected = Ack(device_id=device.id, stream=device.stream, telemetry=2)
+    root = walk_roots(fleet.core.trust.director_root, {}).signed
+    assert expected == open_ack(broker.retained[fleet.topics.ack(device.id)], device.id, root)
 
 
 def test_metadata_is_signed_anew_before_it_ends(fleet: FleetCore, broker: Recorder) -> None:

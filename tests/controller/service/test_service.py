@@ -33,7 +33,7 @@ from protocol.compression import decompress
 from protocol.enrollment import EnrollRequest, EnrollResponse, Invite
 from protocol.identifiers import Digest
 from protocol.manifest import Manifest
-from protocol.messages import Ack, Reason, Want
+from protocol.messages import Ack, Reason, Want, open_ack
 from tests.controller.service.fleet import HAPPY, Bundle, ScriptedDevice, bundle, signing_request
 
 DEADLINE_S = 60.0
@@ -154,7 +154,7 @@ class MqttDevice(ScriptedDevice):
 
         def is_done() -> bool:
             raw = self.received.get(self.topics.ack(self.id))
-            ack = Ack.from_bytes(raw) if raw else Ack(stream="")
+            ack = open_ack(raw, self.id, self.root) if raw else Ack(device_id=self.id, stream="")
             return ack.stream == self.stream and ack.receipts >= receipts and ack.telemetry >= telemetry
 
         self.until(is_done)

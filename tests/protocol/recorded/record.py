@@ -146,8 +146,13 @@ def _device(releases: list[Manifest]) -> dict[str, bytes]:
         TOPICS.up(DEVICE, "want"): Want(
             kind="blob", digest=cut(releases[1].to_bytes(), 256).blob, chunks=(0, 2)
         ).to_bytes(),
-        TOPICS.ack(DEVICE): Ack(stream=STREAM, receipts=40, telemetry=17).to_bytes(),
+        TOPICS.ack(DEVICE): messages.seal_ack(ack(), signer("director targets")),
     }
+
+
+def ack() -> Ack:
+    """Return what the controller has stored of the device's reports."""
+    return Ack(device_id=DEVICE, stream=STREAM, receipts=40, telemetry=17)
 
 
 def receipts() -> ReceiptBatch:
