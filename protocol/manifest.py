@@ -100,6 +100,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
     source: FileRef
     source_name: str
+    """The model's name, with the extension that says what the source is."""
     tool: str
 
 

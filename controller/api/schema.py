@@ -179,7 +179,7 @@ class InviteResponse(msgspec.Struct, frozen=True, kw_only=True):
 class RolloutRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Deploy `version` of `model` to what `to` names, or undeploy the model when `version` is null.
 
-    `to` holds `all`, group names or device ids; a group wins where a device has the same name.
+    `to` holds `all`, group names or device ids; none is both.
     """
 
     model: str

@@ -1,5 +1,7 @@
 """The bundle of one release: its manifest, and the bytes of every file by SHA-256. Two builds are byte-identical."""
 
+from pathlib import Path
+
 import msgspec
 
 from controller.bundling.preflight import Preflight
@@ -40,7 +42,10 @@ def build_bundle(
         outputs=spec.outputs,
         variants=checked.variants,
         self_test=checked.self_test,
-        provenance=Provenance(source=source.file, source_name=source.file_name, tool=source.tool),
+        # Not the name that the file happens to have: the same content is the same release under whatever name.
+        provenance=Provenance(
+            source=source.file, source_name=f"{model}{Path(source.file_name).suffix.lower()}", tool=source.tool
+        ),
         stateful=spec.stateful,
         labels=spec.labels,
     )

@@ -2,12 +2,12 @@
 
 import msgspec
 from cryptography import x509
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from controller.api.schema import Device, InviteRequest
 from controller.core import Core
-from controller.errors import RefusedError
+from controller.errors import ConflictError, RefusedError
 from controller.reads.devices import device_row, get_device
 from controller.store import audit, outbox
 from controller.store.audit import Actor, Deed
@@ -41,6 +41,7 @@ def invite(core: Core, request: InviteRequest, actor: Actor) -> Invited:
 
     Raises:
         ProtocolError: a name or a number is outside its domain.
+        ConflictError: the device has the name of a group, or a group that of a device.
     """
     if not 60 <= request.valid_s <= MAX_VALID_S:
         raise MalformedError(f"expected valid_s from 60 to {MAX_VALID_S:,}, got {request.valid_s:,}")
@@ -51,6 +52,7 @@ def invite(core: Core, request: InviteRequest, actor: Actor) -> Invited:
     now_ms = core.now_ms()
     expires_at_ms = now_ms + request.valid_s * 1000
     with core.store.write() as session:
+        _check_names(session, device, groups)
         session.execute(delete(InviteRow).where(InviteRow.expires_at_ms < now_ms))
         session.add(
             InviteRow(
@@ -71,6 +73,7 @@ def enroll(core: Core, authority: Authority, request: EnrollRequest, actor: Acto
     Raises:
         RefusedError: the token is unknown, used or expired; which one is nobody's business.
         ProtocolError: the certificate request is not one.
+        ConflictError: meanwhile a group has the device's name, or a device that of a group.
     """
     now_ms = core.now_ms()
     with core.store.write() as session:
@@ -81,11 +84,13 @@ def enroll(core: Core, authority: Authority, request: EnrollRequest, actor: Acto
                 "the invite is unknown, used or expired", hint="make a new one with `fleetctl devices invite`"
             )
         device = DeviceId(invite_row.device_id)
+        groups = msgspec.json.decode(invite_row.groups_json, type=tuple[str, ...])
+        _check_names(session, device, groups)
         issued = authority.issue_device_certificate(request.csr_pem, device, core.now())
         serial = x509.load_pem_x509_certificate(issued.pem.encode()).serial_number
         invite_row.used_at_ms = now_ms
         _admit(session, device, issued.public_key.public_bytes_raw(), f"{serial:x}", now_ms)
-        _set_groups(session, device, msgspec.json.decode(invite_row.groups_json, type=tuple[str, ...]), now_ms)
+        _set_groups(session, device, groups, now_ms)
         outbox.mark(session, "assign", [device])
         audit.record(session, actor, Deed(action="device.enroll", subject=device, detail=f"serial {serial:x}"), now_ms)
     core.wake_publisher()
@@ -109,11 +114,18 @@ def _admit(session: Session, device: DeviceId, public_key: bytes, serial: str, n
 
 
 def set_groups(core: Core, device_id: str, groups: tuple[str, ...], actor: Actor) -> Device:
-    """Make `groups` the groups of the device; raises NotFoundError or ProtocolError."""
+    """Make `groups` the groups of the device; one that has no member left is gone.
+
+    Raises:
+        NotFoundError: there is no such device.
+        ProtocolError: a name is not one.
+        ConflictError: a group would have the name of a device.
+    """
     names = _parse_groups(groups)
     now_ms = core.now_ms()
     with core.store.write() as session:
         device = DeviceId(device_row(session, device_id).id)
+        _check_names(session, None, names)
         _set_groups(session, device, names, now_ms)
         audit.record(session, actor, Deed(action="device.groups", subject=device, detail=" ".join(names)), now_ms)
         return get_device(session, device)
@@ -127,6 +139,16 @@ def _set_groups(session: Session, device: DeviceId, names: tuple[str, ...], now_
             session.flush()
         session.add(DeviceGroupRow(device_id=device, group_name=name))
     session.flush()
+    session.execute(delete(GroupRow).where(GroupRow.name.not_in(select(DeviceGroupRow.group_name))))
+
+
+def _check_names(session: Session, device: DeviceId | None, groups: tuple[str, ...]) -> None:
+    """Raise ConflictError unless every name will stand for one thing: `--to NAME` must not be ambiguous."""
+    if device is not None and (device in groups or session.get(GroupRow, device) is not None):
+        raise ConflictError(f"{device!r} is the name of a group", hint="choose another name for the device")
+    taken = session.scalar(select(DeviceRow.id).where(DeviceRow.id.in_(groups)).limit(1)) if groups else None
+    if taken is not None:
+        raise ConflictError(f"{taken!r} is the name of a device", hint="choose another name for the group")
 
 
 def _parse_groups(groups: tuple[str, ...]) -> tuple[str, ...]:

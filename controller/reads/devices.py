@@ -7,7 +7,7 @@ from sqlalchemy import String, column, select, table
 from sqlalchemy.orm import Session
 
 from controller.api import schema
-from controller.errors import NotFoundError
+from controller.errors import NotFoundError, RefusedError
 from controller.reads.rollouts import reason_of
 from controller.rollouts import desired_state
 from controller.store.batches import batches
@@ -42,15 +42,22 @@ def device_row(session: Session, device_id: str) -> DeviceRow:
 
 
 def resolve(session: Session, to: Sequence[str]) -> list[str]:
-    """Return the ids of all devices that `to` names, sorted; raises NotFoundError.
+    """Return the ids of all devices that `to` names, sorted. A name is `all`, a group or a device.
 
-    A name is `all`, a group or a device; a group wins where a device has the same name.
+    Raises:
+        NotFoundError: there is no such group or device.
+        RefusedError: there are both, which a database of an earlier version may hold.
     """
     found: set[str] = set()
     for name in dict.fromkeys(to):
         if name == EVERYTHING:
             found.update(session.scalars(select(DeviceRow.id)))
         elif session.get(GroupRow, name) is not None:
+            if session.get(DeviceRow, name) is not None:
+                raise RefusedError(
+                    f"{name!r} names a group and a device",
+                    hint="give the members of the group another one with `fleetctl devices group`",
+                )
             found.update(session.scalars(select(DeviceGroupRow.device_id).where(DeviceGroupRow.group_name == name)))
         elif session.get(DeviceRow, name) is not None:
             found.add(name)

@@ -3,6 +3,7 @@
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.runtime.errors import ModelError
@@ -159,11 +160,17 @@ def test_tensors_too_large_for_a_self_test_are_refused() -> None:
         preflight(source(memory="400 400", inputs=(huge,)))
 
 
-def test_provenance_names_the_file_and_its_tool() -> None:
+def test_provenance_names_the_source_and_its_tool() -> None:
     """A release says what it was made from."""
     of = source(producer="a compiler 1.2")
     provenance = bundle(of).manifest.provenance
-    assert (of.file, "model.wasm", "a compiler 1.2") == (provenance.source, provenance.source_name, provenance.tool)
+    assert (of.file, "doubler.wasm", "a compiler 1.2") == (provenance.source, provenance.source_name, provenance.tool)
+
+
+def test_the_name_of_the_file_is_no_part_of_the_release() -> None:
+    """The same module pushed from another path, or renamed, is the same release."""
+    of = source()
+    assert bundle(of).digest == bundle(msgspec.structs.replace(of, file_name="final-v2 (1).WASM")).digest
 
 
 def test_labels_reach_the_manifest() -> None:

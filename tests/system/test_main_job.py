@@ -159,6 +159,8 @@ def test_undeployed_model_is_removed_from_the_device(rig: Rig) -> None:
 
     assert device.status()["models"] == []
     assert [m for m in rig.ok("devices", "show", "edge-1")["models"] if m["installed"]] == []
+    # The document after the removal changes nothing on the device, which says all the same that it obeys it.
+    wait_for("it is in sync", lambda: rig.ok("devices", "show", "edge-1")["state"] == "in_sync")
 
 
 def test_dry_run_says_who_gets_it_and_changes_nothing(rig: Rig) -> None:

@@ -19,7 +19,7 @@ from controller.reads.rollouts import get_rollout, list_rollouts
 from controller.store import outbox
 from controller.store.files import FileStore
 from controller.store.idempotency import Ticket
-from controller.store.models import AuditRow, DirectorRow, InviteRow
+from controller.store.models import AuditRow, DirectorRow, GroupRow, InviteRow
 from controller.trust import image
 from protocol.assignment import Assignment, extension, parse_metadata
 from protocol.enrollment import EnrollRequest
@@ -229,12 +229,14 @@ class TestRollouts:
         assert ["press-1", "press-2", "press-3"] == to_publish(fleet, "assign")
         assert {FileRef.of(f).digest for f in bundle().files} == set(to_publish(fleet, "file"))
 
-    def test_a_group_wins_over_a_device_of_the_same_name(self, fleet: FleetCore) -> None:
-        """As the schema says."""
-        fleet.enroll("press-1", "both")
+    def test_a_name_that_an_older_version_gave_twice_is_refused(self, fleet: FleetCore) -> None:
+        """Whoever means the device must not reach the group, nor the other way round."""
+        fleet.enroll("press-1", "line-1")
         fleet.enroll("both")
-        with fleet.core.store.read() as session:
-            assert ["press-1"] == resolve(session, ["both"])
+        with fleet.core.store.write() as session:
+            session.add(GroupRow(name="both", created_at_ms=1))
+        with fleet.core.store.read() as session, pytest.raises(RefusedError, match="'both' names a group and a device"):
+            resolve(session, ["both"])
 
     @pytest.mark.parametrize(
         ("request_fields", "error", "message"),
@@ -549,6 +551,35 @@ class TestDevices:
         """Names and times have bounds."""
         with pytest.raises(ProtocolError):
             device_commands.invite(fleet.core, InviteRequest(**request_fields), OPERATOR)  # type: ignore[arg-type]
+
+    def test_a_name_stands_for_a_group_or_a_device(self, fleet: FleetCore) -> None:
+        """Checked when a device is invited, when it joins, and when it is grouped."""
+        early = device_commands.invite(fleet.core, InviteRequest(device_id="line-1"), OPERATOR)
+        late = device_commands.invite(fleet.core, InviteRequest(device_id="press-9", groups=("press-1",)), OPERATOR)
+        fleet.enroll("press-1", "line-1")
+        for request in (
+            InviteRequest(device_id="line-1"),
+            InviteRequest(device_id="press-2", groups=("press-2",)),
+            InviteRequest(device_id="press-2", groups=("line-1", "press-1")),
+        ):
+            with pytest.raises(ConflictError, match=r"is the name of a (group|device)"):
+                device_commands.invite(fleet.core, request, OPERATOR)
+        for invited in (early, late):
+            with pytest.raises(ConflictError, match=r"is the name of a (group|device)"):
+                self.enroll(fleet, invited.token)
+        with pytest.raises(ConflictError, match="'press-1' is the name of a device"):
+            device_commands.set_groups(fleet.core, "press-1", ("press-1",), OPERATOR)
+        device_commands.set_groups(fleet.core, "press-1", (), OPERATOR)
+        assert "line-1" == self.enroll(fleet, early.token).device_id
+
+    def test_a_group_without_members_is_gone(self, fleet: FleetCore) -> None:
+        """Nobody lists it, and `--to` does not take it."""
+        fleet.enroll("press-1", "old")
+        device_commands.set_groups(fleet.core, "press-1", ("new",), OPERATOR)
+        with fleet.core.store.read() as session:
+            assert ["new"] == list(session.scalars(select(GroupRow.name)))
+            with pytest.raises(NotFoundError, match="no group or device 'old'; there are groups: new"):
+                resolve(session, ["old"])
 
     def test_groups_are_set_as_a_whole(self, fleet: FleetCore) -> None:
         """Naming one twice is naming it once."""
