@@ -24,6 +24,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Float inputs that become inputs of bytes, such as the pixels of a camera; the model normalises them itself."""
     states: dict[str, str] = {}
     """Inputs that are states, each with the output that it is in the next call: the module keeps them, at first 0."""
+    labels: dict[str, tuple[str, ...]] = {}
+    """What the indices along the last dimension of an output mean."""
     target: Target = Target.RELAXED
     name: str | None = None
     """The name of the model; by default that of its graph, if it can be one."""

@@ -1,13 +1,14 @@
 """The whole way: model file → graph → passes → steps → module."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 from onnx import ModelProto
 
 from compiler.emission import Layer, emit
-from compiler.errors import TooLargeError, UnsupportedError
+from compiler.errors import OptionError, TooLargeError, UnsupportedError
 from compiler.importer import ImportedModel, import_model, read_model
 from compiler.ir import Graph
 from compiler.ir.check import check
@@ -77,6 +78,7 @@ def _spec(imported: ImportedModel, options: CompileOptions, name: str | None) ->
     for kind, names in (("input", imported.input_names), ("output", imported.output_names)):
         if not 1 <= len(names) <= MAX_TENSORS:
             raise UnsupportedError([f"expected 1 to {MAX_TENSORS} {kind}s, got {len(names)}"])
+    _check_labels(imported, options.labels)
     try:
         return _model_spec(imported, options, name)
     except LimitExceededError as error:
@@ -91,6 +93,7 @@ def _model_spec(imported: ImportedModel, options: CompileOptions, name: str | No
         inputs=_tensors(graph, imported.input_names, graph.inputs),
         outputs=_tensors(graph, imported.output_names, graph.outputs),
         stateful=imported.state_count > 0,
+        labels=options.labels,
         name=name,
         version=options.version,
         producer=PRODUCER,
@@ -104,6 +107,20 @@ def _tensors(graph: Graph, names: tuple[str, ...], values: tuple[str, ...]) -> t
         kind = graph.types[value]
         tensors.append(TensorSpec(name=name, datatype=kind.dtype.datatype, shape=kind.shape))
     return tuple(tensors)
+
+
+def _check_labels(imported: ImportedModel, labels: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise OptionError for labels that do not fit the outputs of the module."""
+    graph = imported.graph
+    shapes = {n: graph.types[v].shape for n, v in zip(imported.output_names, graph.outputs, strict=False)}
+    for name, texts in labels.items():
+        if name not in shapes:
+            raise OptionError(f"the model has no output {name!r}; it has {list(shapes)}")
+        if len(texts) != (shapes[name] or (1,))[-1]:
+            raise OptionError(
+                f"output {name!r} is {list(shapes[name])}: expected a label for each index of its last dimension, "
+                f"got {len(texts)}"
+            )
 
 
 def _name(model: ModelProto, options: CompileOptions) -> str | None:

@@ -61,6 +61,7 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
     uint8_input: compiling.Uint8Inputs = None,
     normalize: compiling.Normalize = None,
     state: compiling.States = None,
+    labels: compiling.Labels = None,
     simd: Annotated[
         Simd, typer.Option("--simd", help="relaxed is what devices run; simd128 runs in every browser and engine.")
     ] = Simd.RELAXED,
@@ -85,6 +86,7 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
         uint8_inputs=uint8_input,
         normalize=normalize,
         states=state,
+        labels=labels,
     )
     chosen = msgspec.structs.replace(
         flags.options(),

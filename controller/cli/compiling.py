@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -47,6 +48,15 @@ States = Annotated[
     ),
 ]
 
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--labels",
+        metavar="OUTPUT=FILE",
+        help="Names for the indices of an output's last dimension: a text file with one on each line.",
+    ),
+]
+
 
 class CompileFlags(msgspec.Struct, frozen=True, kw_only=True):
     """What a command line said about compiling."""
@@ -56,6 +66,7 @@ class CompileFlags(msgspec.Struct, frozen=True, kw_only=True):
     uint8_inputs: list[str] | None = None
     normalize: str | None = None
     states: list[str] | None = None
+    labels: list[str] | None = None
 
     @property
     def are_given(self) -> bool:
@@ -72,6 +83,7 @@ class CompileFlags(msgspec.Struct, frozen=True, kw_only=True):
             input_values={name: _number(text) for name, text in _pairs(self.input_values, "--input-value")},
             uint8_inputs=dict.fromkeys(self.uint8_inputs or (), normalization),
             states=dict(_pairs(self.states, "--state")),
+            labels={name: _lines(path) for name, path in _pairs(self.labels, "--labels")},
         )
 
 
@@ -90,6 +102,16 @@ def _shape(text: str) -> tuple[int, ...]:
     if not all(size.isascii() and size.isdigit() and 0 < len(size) <= 10 for size in sizes):
         raise typer.BadParameter(f"expected a shape like 1x3x224x224, got {text!r}", param_hint="--input-shape")
     return tuple(map(int, sizes))
+
+
+def _lines(path: str) -> tuple[str, ...]:
+    """Return the lines of a text file; raises typer.BadParameter."""
+    try:
+        return tuple(Path(path).read_text(encoding="utf-8").splitlines())
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {path}: {error.strerror}", param_hint="--labels") from error
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"expected text in UTF-8, got {path}", param_hint="--labels") from error
 
 
 def _number(text: str) -> float | int | bool:

@@ -106,6 +106,7 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
     uint8_input: compiling.Uint8Inputs = None,
     normalize: compiling.Normalize = None,
     state: compiling.States = None,
+    labels: compiling.Labels = None,
     is_json: options.Json = False,
 ) -> None:
     """Release a model and roll it out to devices.
@@ -124,6 +125,7 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
         uint8_inputs=uint8_input,
         normalize=normalize,
         states=state,
+        labels=labels,
     )
     source = _read(screen, file, flags)
     _say_inspected(screen, source)

@@ -191,3 +191,36 @@ def test_push_compiles_for_devices_and_browsers(fleet: Fleet, cnn: Path) -> None
     manifest = Manifest.from_bytes(stored.read_bytes())
     assert [("simd128", "relaxed_simd"), ("simd128",)] == [v.requires for v in manifest.variants]
     assert "already" in fleet.run("push", str(cnn), "--to", "compiled", "--wait").stdout
+
+
+def test_states_and_labels(tmp_path: Path) -> None:
+    """A state is kept in the module; labels come from the lines of a file."""
+    w = ModelWriter()
+    total = w.named("Add", w.input("x", [1, 2]), "total_next", w.input("total", [1, 2]))
+    Path("sum.onnx").write_bytes(w.model(total, w.named("Identity", total, "y")))
+    Path("names.txt").write_text("left\nright\n")
+    done = call("build", "sum.onnx", "--state", "total=total_next", "--labels", "y=names.txt", "--json")
+    spec = json.loads(done.stdout)["spec"]
+    assert (["x"], ["y"]) == ([t["name"] for t in spec["inputs"]], [t["name"] for t in spec["outputs"]])
+    assert (True, {"y": ["left", "right"]}) == (spec["stateful"], spec["labels"])
+    assert "keeps state between calls" in call("inspect", "sum.wasm").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--state", "total"], "expected NAME=VALUE, got 'total'"),
+        (["--state", "total=y"], "no input 'total'"),
+        (["--labels", "relu1=missing.txt"], "cannot read missing.txt: No such file"),
+        (["--labels", "relu1=latin.txt"], "expected text in UTF-8"),
+        (["--labels", "relu1=three.txt"], "expected a label for each index"),
+    ],
+)
+def test_states_and_labels_that_do_not_fit(options: list[str], message: str) -> None:
+    """Each is refused, and says why."""
+    Path("m.onnx").write_bytes(dense())
+    Path("latin.txt").write_bytes("für".encode("latin-1"))
+    Path("three.txt").write_text("a\nb\nc\n")
+    done = call("build", "m.onnx", "--input-shape", "pixels=1x3x2", *options)
+    assert message in " ".join(error_of(done, done.returncode).replace("│", " ").split())
+    assert done.returncode in (1, 2)
