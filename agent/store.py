@@ -123,20 +123,19 @@ class Store:
         """Return the highest version accepted of each role."""
         return dict(self._read("SELECT role, version FROM floors"))
 
-    def raise_floors(self, versions: dict[str, int], *, signed_time_ms: int = 0) -> None:
-        """Remember accepted versions, and the newest time that was signed; neither ever falls."""
+    def raise_floors(self, versions: dict[str, int], *, signed_time_ms: int | None = None) -> None:
+        """Remember accepted versions, which never fall, and the time that came with them instead of the one before."""
         known = self.floors()
         risen = {role: version for role, version in versions.items() if version > known.get(role, 0)}
-        is_later = signed_time_ms > self.signed_time_ms()
-        if not risen and not is_later:
+        if not risen and signed_time_ms is None:
             return
         with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO floors VALUES (?, ?)", risen.items())
-            if is_later:
+            if signed_time_ms is not None:
                 self._set_meta("signed_time_ms", str(signed_time_ms))
 
     def signed_time_ms(self) -> int:
-        """Return the newest issue time that was signed by the fleet's director."""
+        """Return the issue time of the newest director document that was accepted."""
         return self._count("signed_time_ms")
 
     # --- reports

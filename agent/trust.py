@@ -14,7 +14,7 @@ import msgspec
 from tuf.api.metadata import Root, Targets
 
 from agent import durable, faults
-from agent.clock import BUILD_TIME_MS, trusted_now
+from agent.clock import believable_ms, trusted_now
 from agent.engine import Goal
 from agent.engine.events import AssignmentAccepted
 from agent.errors import AgentError
@@ -30,8 +30,6 @@ from protocol.repository import MetadataSet, walk_roots
 
 _ROOT_FLOOR: Final = "director.root"
 Document = Literal["timestamp", "metadata", "director"]
-_CLOCK_SKEW_MS: Final = 3_600_000
-"""Far below the validity of a timestamp, which must not end by it."""
 
 
 class FloorStore(Protocol):
@@ -40,11 +38,11 @@ class FloorStore(Protocol):
     def floors(self) -> dict[str, int]:
         """Return the highest version accepted of each role."""
 
-    def raise_floors(self, versions: dict[str, int], *, signed_time_ms: int = 0) -> None:
-        """Remember accepted versions, and the newest time that was signed."""
+    def raise_floors(self, versions: dict[str, int], *, signed_time_ms: int | None = None) -> None:
+        """Remember accepted versions, and the time that the newest director document signs."""
 
     def signed_time_ms(self) -> int:
-        """Return the newest signed time."""
+        """Return that time."""
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,23 +94,24 @@ class Trust:
 
     def judge_again(self, wall_ms: int) -> Judgement:
         """Judge what is at hand: time has passed, or the clock was set."""
-        now = trusted_now(wall_ms, self._store.signed_time_ms())
         problems: dict[Document, Reason] = {}
-        assignment = None
+        verified: list[VerifiedAssignment] = []
+        # The director before the timestamp: its document may be what tells a device without a clock the time.
         steps: tuple[tuple[Document, Callable[[], None]], ...] = (
             ("metadata", self._open_set),
-            ("timestamp", lambda: self._refresh_image(now)),
+            ("director", lambda: verified.extend(self._judge_director(wall_ms))),
+            ("timestamp", lambda: self._refresh_image(self._now(wall_ms))),
         )
         for document, judge_it in steps:
             try:
                 judge_it()
             except (ProtocolError, AgentError, OSError) as error:
                 problems[document] = _reason(error)
-        try:
-            assignment = self._judge_director(now, wall_ms)
-        except (ProtocolError, AgentError, OSError) as error:
-            problems["director"] = _reason(error)
-        return Judgement(assignment=assignment, problems=problems)
+        targets = self._fresh_targets(self._now(wall_ms)) if verified else None
+        return Judgement(assignment=agree(verified[0], targets) if verified else None, problems=problems)
+
+    def _now(self, wall_ms: int) -> datetime:
+        return trusted_now(wall_ms, self._store.signed_time_ms())
 
     def _open_set(self) -> None:
         raw = self._documents.get("metadata")
@@ -139,29 +138,29 @@ class Trust:
         self._refreshed = state
         faults.reach("trust.floors_stored")
 
-    def _judge_director(self, now: datetime, wall_ms: int) -> AssignmentAccepted | None:
+    def _judge_director(self, wall_ms: int) -> tuple[VerifiedAssignment, ...]:
+        """Return what the director's document says, if there is one to believe."""
         raw = self._documents.get("director")
         if raw is None:
-            return None
+            return ()
         root = self._director_root()
         self._check_root_floor(root)
         floor = floor_name("director", root, "targets")
         accepted = self._store.floors().get(floor, 0)
+        # Not by the time of an earlier document: the director may correct its clock, never its versions.
+        now = trusted_now(wall_ms, 0)
         verified = verify_assignment(
-            raw,
-            root=root,
-            device_id=self._identity.device_id,
-            version_floor=accepted,
-            now=now,
+            raw, root=root, device_id=self._identity.device_id, version_floor=accepted, now=now
         )
-        if verified.version > accepted and root.is_expired(now):
+        versions = {floor: verified.version, _ROOT_FLOOR: root.version}
+        if verified.version <= accepted:
+            self._store.raise_floors(versions)
+            return (verified,)
+        if root.is_expired(now):
             raise ExpiredError(f"the director's root ended at {root.expires:%Y-%m-%d %H:%M:%SZ}: publish a new one")
         issued_ms = verified.assignment.issued_at_ms
-        if wall_ms >= BUILD_TIME_MS:  # a clock that seems to be right is not led astray by a controller's wrong one
-            issued_ms = min(issued_ms, wall_ms + _CLOCK_SKEW_MS)
-        self._store.raise_floors({floor: verified.version, _ROOT_FLOOR: root.version}, signed_time_ms=issued_ms)
-        # Judged by the time that this very document may have signed: a device without a clock knows no other.
-        return agree(verified, self._fresh_targets(trusted_now(wall_ms, self._store.signed_time_ms())))
+        self._store.raise_floors(versions, signed_time_ms=believable_ms(issued_ms, wall_ms))
+        return (verified,)
 
     def _fresh_targets(self, now: datetime) -> Targets | None:
         """Return what may bring something new: a release that is not begun waits for metadata that has not ended."""

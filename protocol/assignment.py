@@ -153,7 +153,7 @@ def verify_assignment(
         WrongDeviceError: it binds another device.
         SignatureError: the director's root does not vouch for it.
         RollbackError: its version is below `version_floor`.
-        ExpiredError: it ended before `now`.
+        ExpiredError: it ended before `now`, or was issued when the director's root had ended.
     """
     if len(raw) > limits.MAX_DIRECTOR_BYTES:
         raise LimitExceededError(
@@ -172,6 +172,7 @@ def verify_assignment(
         raise SignatureError(f"the assignment is not signed by this fleet's director: {error}") from error
     if signed.version < version_floor:
         raise RollbackError(f"the assignment has version {signed.version}, already accepted {version_floor}")
+    _check_issue_time(assignment, signed, root)
     if signed.is_expired(now):
         raise ExpiredError(f"the assignment ended at {signed.expires:%Y-%m-%d %H:%M:%SZ}")
     digests = {}
@@ -183,12 +184,27 @@ def verify_assignment(
     return VerifiedAssignment(version=signed.version, assignment=assignment, digests=digests)
 
 
+def _check_issue_time(assignment: Assignment, signed: Targets, root: Root) -> None:
+    """Bound the time that a document claims: a device without a clock of its own lives by it."""
+    issued_s = assignment.issued_at_ms / 1000
+    if issued_s >= signed.expires.timestamp():
+        raise MalformedError(f"the assignment was issued after its own end, {signed.expires:%Y-%m-%d %H:%M:%SZ}")
+    if issued_s >= root.expires.timestamp():
+        raise ExpiredError(
+            f"the assignment was issued after the director's root had ended, at {root.expires:%Y-%m-%d %H:%M:%SZ}: "
+            "publish a new root, or set the controller's clock"
+        )
+
+
 def parse_metadata(raw: bytes, what: str) -> Metadata[Any]:
     """Return `raw` as TUF metadata whose signatures are not yet checked; raises MalformedError."""
     try:
-        return Metadata.from_bytes(raw)
+        metadata: Metadata[Any] = Metadata.from_bytes(raw)
     except (DeserializationError, RecursionError) as error:
         raise MalformedError(f"not a valid {what}: {error}") from error
+    if metadata.signed.version > limits.MAX_INTEGER:
+        raise MalformedError(f"not a valid {what}: expected a version of at most {limits.MAX_INTEGER}")
+    return metadata
 
 
 def _check_deployment(deployment_id: str) -> None:

@@ -129,11 +129,12 @@ def test_telemetry_is_bounded_and_the_loss_is_counted(store: Store, monkeypatch:
 
 
 def test_floors_never_fall(store: Store) -> None:
-    """Each role keeps its own highest version, and the newest signed time."""
+    """Each role keeps its own highest version; the signed time is the last one."""
     store.raise_floors({"director": 5, "targets": 2}, signed_time_ms=1000)
-    store.raise_floors({"director": 4, "targets": 3}, signed_time_ms=900)
-    assert {"director": 5, "targets": 3} == store.floors()
-    assert 1000 == store.signed_time_ms()
+    store.raise_floors({"director": 4, "targets": 3})
+    assert ({"director": 5, "targets": 3}, 1000) == (store.floors(), store.signed_time_ms())
+    store.raise_floors({"director": 6}, signed_time_ms=900)
+    assert ({"director": 6, "targets": 3}, 900) == (store.floors(), store.signed_time_ms())
 
 
 def test_sessions_count_the_starts(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from agent.trust import Document, Judgement, Trust
 from controller.trust.image import sign_snapshot, sign_timestamp
 from controller.trust.keys import generate_signer
 from protocol import limits
+from protocol.assignment import build_targets
 from protocol.codec import sha256
 from protocol.manifest import FileRef
 from protocol.repository import MetadataSet
@@ -261,22 +263,129 @@ def test_expired_assignment(device: Device) -> None:
     assert FileRef.of(FIRST.raw) == goal_of(device.trust.judge_again(right)).manifest
 
 
-def test_clock_that_starts_in_1970_is_good_enough(tmp_path: Path) -> None:
-    """A device without a battery for its clock lives by the times that were signed, and still notices expiry."""
-    signing = Signing()
-    device = Device(signing, tmp_path)
+@pytest.fixture
+def clockless(tmp_path: Path) -> Iterator[Device]:
+    """A device without a battery for its clock, which has seen the first release and its assignment."""
+    device = Device(Signing(), tmp_path)
     device.wall_ms = 1_000
-    signing.release(FIRST)
+    device.signing.release(FIRST)
     device.take_image()
-    old = signing.assign(FIRST)
-    assert FileRef.of(FIRST.raw) == goal_of(device.take("director", old)).manifest
-    signing.later(days=30)
-    signing.sign_state()
-    device.take_image()
-    device.assign(FIRST)
-    signing.later(days=-20)
-    assert {"director": "expired"} == codes(device.assign(FIRST))
+    assert FileRef.of(FIRST.raw) == goal_of(device.assign(FIRST)).manifest
+    yield device
     device.store.close()
+
+
+def test_clock_that_starts_in_1970_is_good_enough(clockless: Device) -> None:
+    """It lives by the times that were signed: image metadata that has ended by them brings nothing new."""
+    signing = clockless.signing
+    stale = signing.timestamp
+    signing.later(days=30)
+    assert {"timestamp": "expired"} == codes(clockless.assign(FIRST))
+    assert {"timestamp": "expired"} == codes(clockless.take("timestamp", stale))
+    signing.sign_state()
+    assert {} == codes(clockless.take_image())
+    assert FileRef.of(FIRST.raw) == goal_of(clockless.assign(FIRST)).manifest
+
+
+def test_controller_that_corrects_its_clock_is_followed(clockless: Device) -> None:
+    """Its clock was 100 days ahead for an hour: the next document sets the device's time back, and all is well."""
+    signing = clockless.signing
+    signing.later(days=100)
+    clockless.assign(FIRST)
+    signing.later(days=-100)
+    signing.sign_state()
+    clockless.take_image()
+    judgement = clockless.assign(FIRST)
+    assert {} == codes(judgement)
+    assert FileRef.of(FIRST.raw) == goal_of(judgement).manifest
+
+
+def _claim(signing: Signing, issued_at: datetime, **values: Any) -> bytes:
+    """Sign a document as a thief of the director's key would: any time, any end."""
+    signing.director_version += 1
+    issued_ms = min(int(issued_at.timestamp() * 1000), limits.MAX_INTEGER)
+    assignment = msgspec.structs.replace(signing.assignment(FIRST), issued_at_ms=values.get("issued_ms", issued_ms))
+    entry = Metadata[Targets].from_bytes(signing.targets).signed.targets[f"models/scale/{FIRST.manifest.version}.json"]
+    targets = build_targets(
+        assignment,
+        {entry.path: entry},
+        version=values.get("version", signing.director_version),
+        expires=values.get("expires", FAR),
+    )
+    metadata = Metadata(targets)
+    metadata.sign(signing.director_key)
+    return metadata.to_bytes()
+
+
+FAR = datetime(9999, 1, 1, tzinfo=UTC)
+POISONS: dict[str, tuple[Callable[[Signing], bytes], str]] = {
+    "later than any date": (lambda s: _claim(s, FAR, issued_ms=limits.MAX_INTEGER), "malformed"),
+    "after its own end": (lambda s: _claim(s, s.now + timedelta(days=8), expires=_in(s, days=7)), "malformed"),
+    "after the root's end": (lambda s: _claim(s, s.now + timedelta(days=366)), "expired"),
+}
+
+
+def _in(signing: Signing, **delta: float) -> datetime:
+    return signing.now.replace(microsecond=0) + timedelta(**delta)
+
+
+@pytest.mark.parametrize("name", POISONS)
+@pytest.mark.parametrize("wall", ["1970", "right", "2099"])
+def test_time_that_no_document_may_claim_poisons_no_device(clockless: Device, name: str, wall: str) -> None:
+    """A thief of the director's key claims a far future: refused, whatever the clock here says; nothing stays."""
+    signing = clockless.signing
+    walls = {"1970": 1_000, "right": signing.now.timestamp() * 1000, "2099": 4_070_908_800_000}
+    make, code = POISONS[name]
+    clockless.wall_ms = int(walls[wall])
+    assert code == codes(clockless.take("director", make(signing)))["director"]
+    clockless.wall_ms = 1_000
+    signing.later(days=1)
+    signing.sign_state()
+    assert "timestamp" not in codes(clockless.take_image())
+    assert {} == codes(clockless.assign(FIRST))
+
+
+def test_latest_time_that_a_thief_may_claim_is_healed_by_the_next_document(clockless: Device) -> None:
+    """Up to the end of the director's root he can stop a device without a clock, until the director speaks again."""
+    signing = clockless.signing
+    clockless.take("director", _claim(signing, signing.now + timedelta(days=364)))
+    signing.sign_state()
+    assert {"timestamp": "expired"} == codes(clockless.take_image())
+    assert {} == codes(clockless.assign(FIRST))
+
+
+def test_new_director_key_heals_a_time_that_a_thief_claimed(clockless: Device) -> None:
+    """Also when he raised the version so far that the old key can say nothing any more."""
+    signing = clockless.signing
+    before = signing.director_version
+    clockless.take("director", _claim(signing, signing.now + timedelta(days=364), version=limits.MAX_INTEGER))
+    assert "below_floor" == codes(clockless.assign(FIRST))["director"]
+    signing.rotate_director()
+    signing.director_version = before
+    signing.sign_state()
+    clockless.take_image()
+    judgement = clockless.assign(FIRST)
+    assert {} == codes(judgement)
+    assert FileRef.of(FIRST.raw) == goal_of(judgement).manifest
+
+
+def test_time_of_a_document_cannot_be_wound_back_by_a_repetition(clockless: Device) -> None:
+    """Only a newer version says what time it is: an old document that a broker gives back does not."""
+    signing = clockless.signing
+    old = signing.assign(FIRST)
+    clockless.take("director", old)
+    signing.later(days=30)
+    clockless.assign(FIRST)
+    known = clockless.store.signed_time_ms()
+    assert {"director": "below_floor", "timestamp": "expired"} == codes(clockless.take("director", old))
+    assert known == clockless.store.signed_time_ms()
+
+
+def test_believable_clock_bounds_the_time_that_is_kept(device: Device) -> None:
+    """A controller that is ten days ahead: the device's own time, and an hour, is all that it remembers."""
+    device.signing.later(days=10)
+    device.assign(FIRST)
+    assert device.wall_ms + 3_600_000 == device.store.signed_time_ms()
 
 
 def test_controller_with_a_wrong_clock_does_not_poison_a_right_one(device: Device) -> None:

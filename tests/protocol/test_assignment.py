@@ -17,6 +17,7 @@ from protocol.assignment import (
     Removal,
     VerifiedAssignment,
     build_targets,
+    parse_metadata,
     target_path,
     verify_assignment,
 )
@@ -75,6 +76,13 @@ def test_everything_in_one_document() -> None:
     entries = dict(image_targets(RELEASE, manifest("other", "2.0.0-rc.1")).targets)
     document = build_targets(wanted, entries, version=1, expires=NOW + timedelta(days=7))
     assert wanted == accept(sign(document, KEY)).assignment
+
+
+@pytest.mark.parametrize("version", [limits.MAX_INTEGER + 1, 1 << 63, 1 << 200])
+def test_attack_version_that_no_database_holds(version: int) -> None:
+    """Numbers beyond 2^53 - 1 are refused, also under a genuine signature."""
+    with pytest.raises(MalformedError, match="version"):
+        parse_metadata(sign(director_targets(version=version), "director targets"), "director document")
 
 
 def test_attack_replay_to_another_device() -> None:
