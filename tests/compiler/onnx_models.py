@@ -1,6 +1,6 @@
 """Small ONNX models with fixed random weights, written node by node."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,15 +51,29 @@ class ModelWriter:
         self._nodes.append(helper.make_node(op_type, [first, *others], [name], name=name, **attributes))
         return name
 
-    def model(self, *outputs: str, opset: int = OPSET) -> bytes:
-        """Return the file."""
+    def model(
+        self,
+        *outputs: str,
+        opset: int = OPSET,
+        domains: Mapping[str, int] | None = None,
+        types: Mapping[str, tuple[int, Sequence[int]]] | None = None,
+    ) -> bytes:
+        """Return the file.
+
+        `domains` are those of operators that are not ONNX's own, with their versions; `types` those of outputs whose
+        type cannot be inferred.
+        """
         values = [helper.make_empty_tensor_value_info(name) for name in outputs]
         graph = helper.make_graph(self._nodes, "small model", self._inputs, values, self._constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+        opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(*d) for d in (domains or {}).items())]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        types = {value.name: value for value in inferred.graph.value_info} | {v.name: v for v in inferred.graph.output}
+        types_by_name = {value.name: value for value in inferred.graph.value_info} | {
+            v.name: v for v in inferred.graph.output
+        }
+        types_by_name |= {n: helper.make_tensor_value_info(n, *kind) for n, kind in (types or {}).items()}
         del inferred.graph.output[:]
-        inferred.graph.output.extend(types[name] for name in outputs)
+        inferred.graph.output.extend(types_by_name[name] for name in outputs)
         onnx.checker.check_model(inferred)
         return bytes(inferred.SerializeToString())
 

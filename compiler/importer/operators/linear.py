@@ -83,17 +83,25 @@ def padding(
 
 @operator("Conv")
 def conv(n: NodeContext) -> None:
-    """In one or two dimensions with constant weights by kernels of its own, otherwise as a sum over windows."""
+    """A convolution of floats."""
     n.require_float()
-    spatial = n.type().rank - 2
-    weights = n.shape(1)
+    bias = n[2] if n.has(2) else n.graph.constant(np.zeros(n.shape(1)[0], np.float32))
+    n.set(convolve(n, n[0], n[1], bias))
+
+
+def convolve(n: NodeContext, x: str, w: str, bias: str) -> str:
+    """Return a convolution of floats with the attributes of the node.
+
+    In one or two dimensions with constant weights it has kernels of its own, otherwise it is a sum over windows.
+    """
+    lengths, weights = n.graph.shape(x)[2:], n.graph.shape(w)
+    spatial = len(lengths)
     strides, dilations = n.integers("strides", [1] * spatial), n.integers("dilations", [1] * spatial)
-    pads = padding(n, n.shape()[2:], weights[2:], strides, dilations)
-    bias = n[2] if n.has(2) else n.graph.constant(np.zeros(weights[0], np.float32))
-    is_constant = n.is_constant(1) and n.graph.value_of(bias) is not None
+    pads = padding(n, lengths, weights[2:], strides, dilations)
+    is_constant = n.graph.value_of(w) is not None and n.graph.value_of(bias) is not None
     if spatial not in {1, 2} or not is_constant:
-        return n.set(_sum_over_windows(n, bias, strides, dilations, pads))
-    x, w = n[0], n[1]
+        padded = n.graph.add(ops.Pad((0, 0, *pads[:spatial]), (0, 0, *pads[spatial:]), 0.0), x) if any(pads) else x
+        return _sum_over_windows(n, (padded, w, bias), strides, dilations)
     if spatial == 1:  # an image of one row
         x, w = (n.graph.reshape(v, (*n.graph.shape(v)[:2], 1, n.graph.shape(v)[2])) for v in (x, w))
         strides, dilations, pads = [1, *strides], [1, *dilations], [0, pads[0], 0, pads[1]]
@@ -108,19 +116,17 @@ def conv(n: NodeContext) -> None:
     if spatial == 1:
         shape = n.graph.shape(result)
         result = n.graph.reshape(result, (*shape[:2], shape[3]))
-    return n.set(result)
+    return result
 
 
 def _sum_over_windows(
-    n: NodeContext, bias: str, strides: Sequence[int], dilations: Sequence[int], pads: Sequence[int]
+    n: NodeContext, operands: tuple[str, str, str], strides: Sequence[int], dilations: Sequence[int]
 ) -> str:
-    """Return a convolution in any number of dimensions, with weights that may be computed."""
+    """Return a convolution in any number of dimensions of a padded image, with weights that may be computed."""
     g, groups = n.graph, n.integer("group", 1)
-    (batch, channels, *lengths), (out, depth, *kernel) = n.shape(), n.shape(1)
+    x, w, bias = operands
+    (batch, channels, *lengths), (out, depth, *kernel) = g.shape(x), g.shape(w)
     spatial = len(lengths)
-    x = n[0]
-    if any(pads):
-        x = g.add(ops.Pad((0, 0, *pads[:spatial]), (0, 0, *pads[spatial:]), 0.0), x)
     counts = []
     for axis in range(spatial):
         at = 2 + axis
@@ -131,7 +137,7 @@ def _sum_over_windows(
     split = [length for pair in zip(counts, kernel, strict=True) for length in pair]
     windows = g.reshape(x, (batch, groups, 1, channels // groups, *split))
     taps = [length for size in kernel for length in (1, size)]
-    weights = g.reshape(n[1], (groups, out // groups, depth, *taps))
+    weights = g.reshape(w, (groups, out // groups, depth, *taps))
     axes = (3, *range(5, 5 + 2 * spatial, 2))
     product = formula_of(lambda a, b: a * b, DType.F32, DType.F32)
     added = formula_of(lambda t, b: t + b, DType.F32, DType.F32)
