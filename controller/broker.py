@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from controller.errors import BrokerError
 
@@ -84,9 +85,11 @@ dynamic_filters = true
 class BrokerProcess:
     """A running broker; stop it, or use it as a context manager. `url` is where it speaks MQTT 3.1.1."""
 
-    def __init__(self, kind: str, process: subprocess.Popen[bytes], urls: dict[MqttVersion, str]) -> None:
+    def __init__(self, kind: Kind, process: subprocess.Popen[bytes], urls: dict[MqttVersion, str], log: Path) -> None:
         self.kind = kind
         self.url = urls["3.1.1"]
+        self.port = urlsplit(self.url).port or 0
+        self.log = log
         self._urls = urls
         self._process = process
 
@@ -103,6 +106,14 @@ class BrokerProcess:
     def is_alive(self) -> bool:
         """Return whether the broker runs."""
         return self._process.poll() is None
+
+    def ending(self) -> str:
+        """Return in words how the broker ended; the last line of its log says why, unless it was killed."""
+        code = self._process.wait()
+        if code < 0:
+            return f"the {self.kind} broker was killed by {signal.Signals(-code).name}"
+        said = self.log.read_text(errors="replace").strip().splitlines()
+        return f"the {self.kind} broker ended with status {code} ({said[-1] if said else 'it said nothing'})"
 
     def stop(self) -> None:
         """Let the broker end, and wait until it has; a second time does nothing."""
@@ -165,6 +176,8 @@ def _start(kind: Kind, program: str | None, host: str, port: int, directory: Pat
         text, command = _embedded_toml(host, ports), ["embedded", str(config)]
     try:
         config.write_text(text)
+        if log.is_file():
+            log.replace(log.with_suffix(".log.1"))  # the last words of the broker before this one
         output = log.open("wb")
     except OSError as error:
         raise BrokerError(f"cannot write to the broker's folder {directory}: {error.strerror}") from error
@@ -177,9 +190,10 @@ def _start(kind: Kind, program: str | None, host: str, port: int, directory: Pat
             stderr=subprocess.STDOUT,
             process_group=0,  # Ctrl-C in a terminal reaches the service, which then stops the broker
         )
-    broker = BrokerProcess(kind, process, {version: f"mqtt://{_address(host, ports[version])}" for version in ports})
+    urls: dict[MqttVersion, str] = {version: f"mqtt://{_address(host, ports[version])}" for version in ports}
+    broker = BrokerProcess(kind, process, urls, log)
     try:
-        _wait_until_ready(broker, host, ports, log)
+        _wait_until_ready(broker, host, ports)
     except BaseException:
         broker.kill()
         raise
@@ -201,23 +215,19 @@ def _embedded_toml(host: str, ports: dict[MqttVersion, int]) -> str:
     return _EMBEDDED_TOML + "".join(listeners)
 
 
-def _wait_until_ready(broker: BrokerProcess, host: str, ports: dict[MqttVersion, int], log: Path) -> None:
+def _wait_until_ready(broker: BrokerProcess, host: str, ports: dict[MqttVersion, int]) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         is_ready = all(_accepts_connect(host, port, version) for version, port in ports.items())
         # Asked after the look: another broker that took the port in between would have answered, and ended ours.
         if not broker.is_alive():
-            said = log.read_text(errors="replace").strip().splitlines()
-            raise BrokerError(
-                f"the {broker.kind} broker ended at once: {said[-1] if said else 'it said nothing'}",
-                hint=f"its log is {log}",
-            )
+            raise BrokerError(f"{broker.ending()} when it started", hint=f"its log is {broker.log}")
         if is_ready:
             return
         time.sleep(_POLL_S)
     raise BrokerError(
         f"the {broker.kind} broker does not answer at {broker.url} after {_START_TIMEOUT_S:.0f} s",
-        hint=f"its log is {log}",
+        hint=f"its log is {broker.log}",
     )
 
 

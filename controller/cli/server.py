@@ -1,5 +1,7 @@
 """`fleetctl serve` and `fleetctl up`: the service in this process, alone or with a broker beside it."""
 
+import os
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -10,13 +12,14 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
-from controller.broker import start_broker
+from controller.broker import Kind, start_broker
 from controller.cli import options
 from controller.cli.groups import command_line
 from controller.cli.logs import LogLevel, log_to_stderr
 from controller.cli.screen import Screen, facts, warn
 from controller.cli.session import session_of
 from controller.errors import WorkspaceError
+from controller.kept_broker import KeptBroker
 from controller.workspace import ServerHome
 
 if TYPE_CHECKING:
@@ -85,6 +88,7 @@ def up(  # noqa: PLR0913 - typer reads options from the signature
     """Run the service and a broker until Ctrl-C.
 
     The broker is for development: it lets everybody in. For a fleet in the field run one of your own, and `serve`.
+    A broker that dies is started again, and gets what devices need; when it dies time after time, `up` ends with 1.
     """
     session = session_of(ctx)
     log_to_stderr(log_level)
@@ -95,13 +99,20 @@ def up(  # noqa: PLR0913 - typer reads options from the signature
             f"devices are told to find the broker at {server.config.mqtt.device_url}, but it listens on {broker_host} "
             "alone: give --broker-host, or run a broker of your own and `fleetctl serve`"
         )
-    with start_broker(kind.value, host=broker_host, port=port, directory=server.path / "broker") as broker:
-        _serve(
-            server,
-            broker.url,
-            telemetry_interval_s,
-            _announcement(Screen(is_json=is_json), session.home, broker.kind),
-        )
+    with _keep_broker(kind.value, broker_host, port, server.path / "broker") as broker:
+        on_ready = _announcement(Screen(is_json=is_json), session.home, broker.kind)
+        _serve(server, broker.url, telemetry_interval_s, on_ready)
+
+
+def _keep_broker(kind: Kind, host: str, port: int, directory: Path) -> KeptBroker:
+    """Return a broker that is started again when it dies; when that does not help, the service is ended."""
+    first = start_broker(kind, host=host, port=port, directory=directory)
+    return KeptBroker(
+        first,
+        lambda: start_broker(first.kind, host=host, port=first.port, directory=directory),
+        say=warn,
+        give_up=lambda: os.kill(os.getpid(), signal.SIGINT),
+    )
 
 
 def _serve(

@@ -86,11 +86,11 @@ class Server:
 class Fleet:
     """A workspace with its running service, and devices that are real agents."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *up: str) -> None:
         self.home = folder / "fleet"
         done = fleetctl("init", str(self.home), "--api-port=0", "--enroll-port=0", "--mqtt-port=0")
         assert 0 == done.returncode, done.stderr
-        self.server = Server(self.home, "up")
+        self.server = Server(self.home, "up", *up)
         self._agents: list[subprocess.Popen[bytes]] = []
 
     def close(self) -> None:
@@ -122,7 +122,10 @@ class Fleet:
 
     def start_device(self, name: str, *groups: str, policy: str = "") -> None:
         """Let a new device join, and wait until it is online."""
-        state = self.enroll(name, *groups, policy=policy)
+        self.start_agent(name, self.enroll(name, *groups, policy=policy))
+
+    def start_agent(self, name: str, state: Path) -> None:
+        """Start the agent of an enrolled device, and wait until it is online."""
         agent = subprocess.Popen(
             fleet_agent("run", "--state", str(state)),
             stdout=subprocess.DEVNULL,

@@ -1,10 +1,12 @@
 """Tests of `fleetctl up` and `fleetctl serve` as processes: start, stop, crash, and what is in the way."""
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ import pytest
 
 from controller.broker import start_broker
 from tests.controller.cli.fleets import ENVIRONMENT, Fleet, Server, call, fleetctl, wait_until
+from tests.controller.wat_models import TRIPLE, wasm
 
 
 @pytest.fixture
@@ -164,3 +167,66 @@ def test_a_push_is_followed_through_a_crash_of_the_service(tmp_path: Path, doubl
         assert "the rollout goes on without it" in " ".join(err.split())
     finally:
         fleet.close()
+
+
+def brokers_of(server: Server) -> list[int]:
+    """Return the process ids of the brokers that `up` has started and that live."""
+    children = Path(f"/proc/{server.process.pid}/task").glob("*/children")
+    return [int(pid) for path in children for pid in path.read_text().split()]
+
+
+def kill_broker(server: Server) -> None:
+    """Kill the broker, as a crash would, and wait until there is another or none is coming."""
+    (old,) = brokers_of(server)
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: old not in brokers_of(server), "the broker to be dead")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [pytest.param("mosquitto", marks=pytest.mark.needs("mosquitto")), "embedded"])
+def test_a_broker_that_dies_is_started_again(tmp_path: Path, doubler: Path, kind: str) -> None:
+    """The operator is told, devices come back, and a release that nobody fetched before is there to be fetched."""
+    fleet = Fleet(tmp_path, "--broker", kind)
+    try:
+        late = fleet.enroll("late")
+        pushed = fleet.ask("push", str(doubler), "--soak-ms", "0", "--no-wait")
+        kill_broker(fleet.server)
+        wait_until(lambda: is_listening(fleet.server.running["mqtt_url"]), "the next broker")
+        fleet.start_agent("late", late)
+        watched = fleet.run("rollouts", "watch", pushed["rollout"]["id"], "--timeout", "60")
+        assert 0 == watched.returncode, watched.stdout
+        kill_broker(fleet.server)
+        wait_until(lambda: is_listening(fleet.server.running["mqtt_url"]), "the next broker")
+        doubler.write_bytes(wasm(TRIPLE))
+        pushed = fleet.ask("push", str(doubler), "--soak-ms", "0", "--wait", "--timeout", "60")
+        assert "finished" == pushed["rollout"]["state"]
+        said = " ".join((tmp_path / "up.log").read_text().split())
+        assert 2 == said.count(f"warning: the {kind} broker was killed by SIGKILL; starting it again")
+        assert 2 == said.count(f"warning: the {kind} broker is back at {fleet.server.running['mqtt_url']}")
+    finally:
+        fleet.close()
+
+
+def take_port(server: Server) -> socket.socket:
+    """Kill the broker and take its port before the next one does."""
+    address = urlsplit(server.running["mqtt_url"])
+    while True:
+        for broker in brokers_of(server):
+            os.kill(broker, signal.SIGKILL)
+        try:
+            return socket.create_server((str(address.hostname), int(address.port or 0)))
+        except OSError:
+            time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_broker_that_cannot_come_back_ends_up(home: Path, servers: list[Server]) -> None:
+    """Another program takes its port: `up` tries for a while, then says so and ends with 1."""
+    servers.append(server := Server(home, "up", "--broker", "embedded"))
+    with take_port(server):
+        assert 1 == server.process.wait(60)
+    said = " ".join((home.parent / "up.log").read_text().split())
+    assert "error: the broker died 6 times in a row, and is not started again: port " in said
+    assert "hint: stop what uses it" in said
+    assert "Traceback" not in said
+    assert not (home / "server" / "endpoints.json").exists()
