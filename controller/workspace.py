@@ -6,6 +6,7 @@ is readable by its owner alone. An existing fleet is never overwritten.
 
 import os
 import secrets
+import shlex
 import shutil
 import tempfile
 from datetime import datetime
@@ -180,7 +181,8 @@ def open_workspace(path: Path) -> Workspace:
     """Return the fleet at `path`; raises WorkspaceError when there is none."""
     workspace = Workspace(path)
     if not workspace.server.path.is_dir() and not workspace.operator.path.is_dir():
-        raise WorkspaceError(f"there is no fleet in {path}", hint=f"run `fleetctl init {path}`, or name another folder")
+        init = f"fleetctl init {shlex.quote(str(path))}"
+        raise WorkspaceError(f"there is no fleet in {path}", hint=f"run `{init}`, or name another folder")
     return workspace
 
 

@@ -1,7 +1,9 @@
 """Whether a line of a document is a command that exists, and the reference of `fleet-agent`, read from its parser."""
 
 import argparse
+import re
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 import typer.main
@@ -9,11 +11,25 @@ import typer.main
 from agent import cli as agent_cli
 from controller.cli.app import app
 
+_QUOTED = re.compile(r"`((?:fleetctl|fleet-agent) [^`|]+)")
+_BARE = re.compile(r"^ *(?:next: )?((?:fleetctl|fleet-agent) (?=[a-z-])[^`\n]*?)(?:  +.*)?$", re.MULTILINE)
+
 
 def problem(line: str) -> str | None:
     """Return what is wrong with a command line of a document, or None."""
     program, *words = shlex.split(line, comments=True)
     return _fleetctl_problem(words) if program == "fleetctl" else _fleet_agent_problem(words)
+
+
+def commands_in(text: str) -> list[str]:
+    """Return the commands that a message names: in backquotes, after `next: `, or alone on a line."""
+    return [found.strip() for pattern in (_QUOTED, _BARE) for found in pattern.findall(text)]
+
+
+def problems(lines: Iterable[str]) -> dict[str, str]:
+    """Return what is wrong with each command; one that is only named may lack its arguments."""
+    found = {line: said for line in lines if (said := problem(line))}
+    return {line: said for line, said in found.items() if "Missing" not in said}
 
 
 def _fleetctl_problem(words: list[str]) -> str | None:

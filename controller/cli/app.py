@@ -23,8 +23,8 @@ from controller.cli import (
     server,
     workspace,
 )
-from controller.cli.groups import DEFAULT_HOME, EXIT_ERROR, EXIT_UNREAD, FleetGroup, example
-from controller.cli.screen import report_error
+from controller.cli.groups import DEFAULT_HOME, EXIT_ERROR, EXIT_UNREAD, FleetGroup, calling_words, example
+from controller.cli.screen import call_fleetctl_as, report_error
 from controller.cli.session import Session
 from controller.demo.command import demo
 
@@ -63,6 +63,7 @@ def choose_fleet(
     ] = False,
 ) -> None:
     """Say which fleet the command is for; see `fleetctl COMMAND --help`."""
+    ctx.call_on_close(call_fleetctl_as(calling_words(ctx)))
     ctx.obj = Session(home=home, api_url=api_url, token_file=token_file)
 
 

@@ -6,7 +6,7 @@ Follows a rollout through restarts of the service; the rollout itself never depe
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 import typer
 from rich.live import Live
@@ -17,13 +17,21 @@ from controller.api import schema
 from controller.cli import wording
 from controller.cli.groups import EXIT_INTERRUPTED, EXIT_NOT_ALL_WELL
 from controller.cli.screen import Cell, Screen, plain, table, warn
-from controller.client import ServiceLostError, ServiceNotRunningError, ServiceSilentError
+from controller.client import FleetClient, ServiceLostError, ServiceNotRunningError, ServiceSilentError
 from protocol.lifecycle import BAD_ENDS, DEPLOYMENT, GOOD_ENDS, is_final
 
 _MANY = 16
 """More devices than this are not shown one by one."""
 _SILENCE_S = 10.0
 _RECONNECT_PAUSE_S = 0.5
+
+
+class Following(NamedTuple):
+    """Whether a rollout is only planned, and how it is followed: the options of the commands that start one."""
+
+    wait: bool | None
+    timeout_s: float
+    is_dry_run: bool
 
 
 def is_waiting(wait: bool | None, screen: Screen) -> bool:
@@ -109,6 +117,22 @@ def follow(screen: Screen, client: RolloutSource, rollout: schema.Rollout, *, ti
         screen.say(f"to stop it: `fleetctl rollouts stop {rollout.id}`")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     return rollout
+
+
+def start(screen: Screen, client: FleetClient, request: schema.RolloutRequest, how: Following) -> NoReturn:
+    """Start the rollout, or show what it would do; the command ends with the exit code that this means."""
+    if how.is_dry_run:
+        plan = client.plan(request)
+        screen.document(plan)
+        show_plan(screen, plan)
+        raise typer.Exit
+    rollout = client.start_rollout(request)
+    announce(screen, rollout)
+    is_followed = is_waiting(how.wait, screen)
+    if is_followed:
+        rollout = follow(screen, client, rollout, timeout_s=how.timeout_s)
+    screen.document(rollout)
+    raise typer.Exit(conclude(screen, rollout, is_followed=is_followed))
 
 
 def conclude(screen: Screen, rollout: schema.Rollout, *, is_followed: bool = True) -> int:

@@ -124,6 +124,16 @@ def command_line(home: Path) -> str:
     return "fleetctl" if home == DEFAULT_HOME else f"fleetctl --home {shlex.quote(str(home))}"
 
 
+def calling_words(ctx: typer.Context) -> str:
+    """Return how `fleetctl` was called: its name with the options that the line itself gave, not the environment."""
+    words = ["fleetctl"]
+    for option in ctx.command.params:
+        source = ctx.get_parameter_source(option.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            words += [option.opts[0], str(ctx.params[option.name or ""])]
+    return shlex.join(words)
+
+
 def example(*lines: str) -> str:
     """Return the example that ends a command's help, one line for each command."""
     # A paragraph that starts with this mark keeps its lines.

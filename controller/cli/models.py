@@ -6,7 +6,7 @@ import typer
 
 from controller.api import schema
 from controller.cli import options
-from controller.cli.following import announce, conclude, follow, is_waiting, show_plan
+from controller.cli.following import Following, start
 from controller.cli.groups import example, listing_group
 from controller.cli.screen import Screen
 from controller.cli.session import session_of
@@ -47,15 +47,4 @@ def undeploy_model(  # noqa: PLR0913 - typer reads options from the signature
     screen = Screen(is_json=is_json)
     request = schema.RolloutRequest(model=parse_model_name(model), version=None, to=tuple(to or options.EVERYBODY))
     with session_of(ctx).client() as client:
-        if is_dry_run:
-            plan = client.plan(request)
-            screen.document(plan)
-            show_plan(screen, plan)
-            return
-        rollout = client.start_rollout(request)
-        announce(screen, rollout)
-        is_followed = is_waiting(wait, screen)
-        if is_followed:
-            rollout = follow(screen, client, rollout, timeout_s=timeout_s)
-    screen.document(rollout)
-    raise typer.Exit(conclude(screen, rollout, is_followed=is_followed))
+        start(screen, client, request, Following(wait, timeout_s, is_dry_run))

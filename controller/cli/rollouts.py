@@ -1,5 +1,6 @@
 """`fleetctl rollouts`: what was asked of the fleet, and how far it is."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -7,10 +8,12 @@ import typer
 
 from controller.api import schema
 from controller.cli import options, wording
-from controller.cli.following import changes, conclude, deployments_table, follow, is_all_well
+from controller.cli.following import Following, changes, conclude, deployments_table, follow, is_all_well, start
 from controller.cli.groups import EXIT_NOT_ALL_WELL, example, listing_group
 from controller.cli.screen import Cell, Screen
 from controller.cli.session import session_of
+from controller.errors import NotFoundError
+from protocol.identifiers import Version, parse_model_name
 from protocol.lifecycle import BAD_ENDS, DEPLOYMENT, GOOD_ENDS, is_final
 
 app = listing_group("The rollouts of the fleet.", "rollouts")
@@ -36,6 +39,43 @@ def list_rollouts(
     now = datetime.now(UTC)
     columns = ("rollout", "release", "to", "state", "well", "bad", "open", "started")
     screen.table(columns, (_row(rollout, now) for rollout in rollouts), right=("well", "bad", "open"))
+
+
+@app.command("start", epilog=example("fleetctl rollouts start digits 1.0.0 --to site-a"))
+def start_rollout(  # noqa: PLR0913 - typer reads options from the signature
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The name of a model.")],
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="One of its releases. [default: the newest that may]")
+    ] = None,
+    *,
+    to: options.To = None,
+    wait: options.Wait = None,
+    timeout_s: options.Timeout = 600.0,
+    is_dry_run: options.DryRun = False,
+    soak_ms: options.SoakMs = None,
+    is_json: options.Json = False,
+) -> None:
+    """Roll out a release that exists already.
+
+    For devices that came later, or to go back to an older one.
+    """
+    screen = Screen(is_json=is_json)
+    parse_model_name(model)
+    with session_of(ctx).client() as client:
+        wanted = _newest(client.releases(model), model) if version is None else version
+        who = tuple(to or options.EVERYBODY)
+        screen.say(f"model {model} · version {wanted}{'' if version else ' (the newest)'} · to {', '.join(who)}")
+        request = schema.RolloutRequest(model=model, version=wanted, to=who, soak_ms=soak_ms)
+        start(screen, client, request, Following(wait, timeout_s, is_dry_run))
+
+
+def _newest(releases: Sequence[schema.Release], model: str) -> str:
+    """Return the newest version that may still be installed; raises NotFoundError."""
+    able = [Version.parse(r.version) for r in releases if r.yanked_at is None and not r.is_below_floor]
+    if not able:
+        raise NotFoundError(f"{model} has no release that may be installed", hint="`fleetctl push FILE` makes one")
+    return str(max(able))
 
 
 @app.command("show", epilog=example("fleetctl rollouts show ROLLOUT"))

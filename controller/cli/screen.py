@@ -6,8 +6,9 @@ With `--json` stdout carries one JSON document (JSON lines for commands that wat
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TextIO, overload
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from typing import TextIO
 
 import msgspec
 from rich.cells import cell_len
@@ -26,6 +27,20 @@ PROSE_CHARS = 12
 
 Cell = str | Text
 
+_ADVISED = re.compile(r"(?P<before>`|next: |^ *)fleetctl (?=[a-z])", re.MULTILINE)
+_calling_words: ContextVar[str] = ContextVar("calling_words", default="fleetctl")
+
+
+def call_fleetctl_as(words: str) -> Callable[[], None]:
+    """Have every advised command begin with these words, so that it is for the same fleet; return what ends that."""
+    token = _calling_words.set(words)
+    return lambda: _calling_words.reset(token)
+
+
+def advised(text: str) -> str:
+    """Return the text with its commands as they are to be typed here."""
+    return _ADVISED.sub(lambda match: f"{match['before']}{_calling_words.get()} ", text)
+
 
 class Screen:
     """The terminal of one command."""
@@ -43,11 +58,12 @@ class Screen:
         """Show words or a table to people; silent with `--json`."""
         if self.is_json:
             return
+        shown = plain(advised(text)) if isinstance(text, str) else text
         if self.out.is_terminal:
-            self.out.print(_safe(text), highlight=False)
+            self.out.print(shown, highlight=False)
             return
         with self.out.capture() as captured:
-            self.out.print(_safe(text), highlight=False)
+            self.out.print(shown, highlight=False)
         sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines() or [""]))
         sys.stdout.flush()
 
@@ -84,14 +100,14 @@ def plain(text: str, style: str = "") -> Text:
 def report_error(message: str, hint: str = "") -> None:
     """Write an error, and what to do about it, to stderr."""
     console = _console(sys.stderr)
-    console.print(Text.assemble(("error: ", "bold red"), plain(message)), highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), plain(advised(message))), highlight=False)
     if hint:
-        console.print(Text.assemble(("hint: ", "bold"), plain(hint)), highlight=False)
+        console.print(Text.assemble(("hint: ", "bold"), plain(advised(hint))), highlight=False)
 
 
 def warn(message: str) -> None:
     """Write a warning to stderr."""
-    _console(sys.stderr).print(Text.assemble(("warning: ", "bold yellow"), plain(message)), highlight=False)
+    _console(sys.stderr).print(Text.assemble(("warning: ", "bold yellow"), plain(advised(message))), highlight=False)
 
 
 def table(
@@ -130,11 +146,7 @@ def facts(title: str, rows: Iterable[tuple[str, Cell]]) -> RenderableType:
     return Group(plain(title, "bold"), grid) if title else grid
 
 
-@overload
-def _safe(shown: Cell) -> Text: ...
-@overload
-def _safe(shown: RenderableType) -> RenderableType: ...
-def _safe(shown: RenderableType) -> RenderableType:
+def _safe(shown: Cell) -> Text:
     return plain(shown) if isinstance(shown, str) else shown
 
 

@@ -14,7 +14,6 @@ import typer
 
 from controller.broker import Kind, start_broker
 from controller.cli import options
-from controller.cli.groups import command_line
 from controller.cli.logs import LogLevel, log_to_stderr
 from controller.cli.screen import Screen, facts, warn
 from controller.cli.session import session_of
@@ -144,7 +143,6 @@ def _broker_port(server: ServerHome) -> int:
 
 def _announcement(screen: Screen, home: Path, broker: str | None) -> Callable[["Endpoints"], None]:
     """Return what says that the service is ready, where everything is, and what to do next."""
-    fleetctl = command_line(home)
 
     def announce(endpoints: "Endpoints") -> None:
         screen.line(
@@ -162,8 +160,8 @@ def _announcement(screen: Screen, home: Path, broker: str | None) -> Callable[["
         )
         screen.say(facts(f"the fleet in {home} is up", rows))
         screen.say("\nnext, in another terminal:")
-        screen.say(f"  {fleetctl} devices invite      a line to paste on a device")
-        screen.say(f"  {fleetctl} push model.wasm     a release for all devices")
+        screen.say("  fleetctl devices invite      a line to paste on a device")
+        screen.say("  fleetctl push model.wasm     a release for all devices")
         screen.say("\nCtrl-C stops it.")
 
     return announce

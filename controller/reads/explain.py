@@ -116,7 +116,9 @@ def _explain_installed(case: _Case) -> None:
     case.say(f"it runs {case.installed.version} because {by} succeeded at {at}")
     release = case.session.get(ReleaseRow, (case.model, case.installed.version))
     if release is not None and (refusal := refusal_of(case.session, release)) is not None:
-        case.say(f"{refusal}; a device that runs it keeps it", f"roll out another release of {case.model}")
+        case.say(
+            f"{refusal}; a device that runs it keeps it", f"fleetctl rollouts start {case.model} --to {case.device.id}"
+        )
     active = next(
         (slot.active for slot in get_device(case.session, case.device.id).slots if slot.model == case.model), None
     )
@@ -160,7 +162,7 @@ def _explain_newer(case: _Case) -> None:
         .order_by(RolloutRow.number.desc())
     )
     last = next(iter(rollouts), None)
-    step = f"start a rollout of {case.model} {newest.version} to {case.device.id}"
+    step = f"fleetctl rollouts start {case.model} {newest.version} --to {case.device.id}"
     if last is None:
         case.say(f"no rollout of the newest release, {newest.version}, was started", step)
         return

@@ -13,6 +13,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from controller.cli.app import app
+from tests import docs_cli
 
 TIMEOUT_S = 60
 _PYTHON = [sys.executable, "-c"]
@@ -41,6 +42,8 @@ def call(*args: str, stdin: str = "") -> Done:
     result = CliRunner().invoke(app, args, input=stdin, env=_CLEAN, prog_name="fleetctl")
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
+    # Whatever a command advises can be typed: the words of every test are looked at.
+    assert {} == docs_cli.problems(docs_cli.commands_in(f"{result.stdout}\n{result.stderr}"))
     return Done(args, result.exit_code, result.stdout, result.stderr)
 
 

@@ -60,7 +60,7 @@ def test_a_release_that_fails_says_why(fleet: Fleet, device: str, doubler: Path)
     done = fleet.run("push", str(doubler), *args)
     assert 3 == done.returncode
     assert "self_test_failed: self-test vector 0, output 'y', element 1: expected 5" in done.stdout
-    assert "next: fleetctl devices explain cam-1" == done.stdout.splitlines()[-1]
+    assert f"next: fleetctl --home {fleet.home} devices explain cam-1" == done.stdout.splitlines()[-1]
     explained = fleet.run("devices", "explain", device, "--model", "broken").stdout
     assert "self-test vector 0" in explained
     failures = fleet.ask("query", "failures", "--param", "model=broken")
@@ -105,7 +105,7 @@ def test_a_device_that_is_away_can_be_waited_for_or_not(fleet: Fleet, doubler: P
     done = fleet.run("push", str(doubler), "--model", "waiting", "--to", "away-1", "--wait", "--timeout", "0.3")
     assert (3, True) == (done.returncode, "✗ 0 of 1 device ended well" in done.stdout)
     rollout = fleet.ask("rollouts", "--model", "waiting")[0]["id"]
-    assert f"next: fleetctl rollouts watch {rollout}" == done.stdout.splitlines()[-1]
+    assert f"next: fleetctl --home {fleet.home} rollouts watch {rollout}" == done.stdout.splitlines()[-1]
     assert f"{rollout} is stopped\n" == fleet.run("rollouts", "stop", rollout).stdout
     assert 3 == fleet.run("rollouts", "watch", rollout).returncode
 
@@ -119,6 +119,34 @@ def test_a_model_can_be_removed(fleet: Fleet, device: str, doubler: Path) -> Non
     assert (0, True) == (done.returncode, "cam-1  removed" in done.stdout)
     assert "removed" not in {m["model"] for m in fleet.ask("devices", "show", device)["models"] if m["installed"]}
     assert 1 == len(fleet.ask("releases", "--model", "removed"))
+
+
+def test_a_later_device_is_told_how_to_get_the_release(fleet: Fleet, device: str, doubler: Path) -> None:
+    """`devices explain` names a command, and that command brings the release to the device that came later."""
+    fleet.ask("push", str(doubler), "--model", "early", "--to", device, "--wait", *SOAK)
+    fleet.start_device("latecomer")
+    advised = fleet.ask("devices", "explain", "latecomer", "--model", "early")["next_step"]
+    assert "fleetctl rollouts start early 1.0.0 --to latecomer" == advised
+    done = fleet.run(*advised.split()[1:], "--wait", *SOAK)
+    assert (0, True) == (done.returncode, "1 of 1 device ended well" in done.stdout), done.stdout
+    (model,) = fleet.ask("devices", "show", "latecomer")["models"]
+    assert ("early", "1.0.0") == (model["model"], model["installed"])
+
+
+def test_an_older_release_can_be_started_again(fleet: Fleet, device: str, doubler: Path) -> None:
+    """Without a version it is the newest that may be installed; a yanked one is passed over."""
+    for number, infer in enumerate((DOUBLE, TRIPLE)):
+        doubler.write_bytes(wasm(infer))
+        fleet.ask("push", str(doubler), "--model", "again", "--version", f"1.{number}.0", "--to", device, "--no-wait")
+    start = ("rollouts", "start", "again", "--to", device, "--dry-run")
+    assert "model again · version 1.1.0 (the newest) · to cam-1" in fleet.run(*start).stdout
+    fleet.ask("releases", "yank", "again", "1.1.0", "--reason", "test")
+    assert "1.0.0" == fleet.ask(*start)["version"]
+    started = fleet.ask("rollouts", "start", "again", "1.0.0", "--to", device, "--wait", *SOAK)
+    assert ("1.0.0", "finished") == (started["version"], started["state"])
+    fleet.ask("releases", "yank", "again", "1.0.0", "--reason", "test")
+    refused = fleet.run(*start)
+    assert (1, True) == (refused.returncode, "again has no release that may be installed" in refused.stderr)
 
 
 def test_groups_can_be_changed(fleet: Fleet) -> None:
@@ -193,5 +221,5 @@ def test_ctrl_c_leaves_the_rollout_going(fleet: Fleet, doubler: Path) -> None:
     assert 130 == process.wait(60)
     rollout = fleet.ask("rollouts", "--model", "left")[0]
     assert "running" == rollout["state"]
-    assert f"fleetctl rollouts watch {rollout['id']}" in rest
+    assert f"fleetctl --home {fleet.home} rollouts watch {rollout['id']}" in " ".join(rest.split())
     assert "Traceback" not in rest

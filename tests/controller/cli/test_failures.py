@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from controller.cli import options
+from controller.cli.app import app
 from controller.cli.groups import FleetGroup
 from tests.controller.cli.fleets import ENVIRONMENT, Done, call
 
@@ -95,3 +96,14 @@ def test_a_terminal_that_lacks_a_sign_shows_another() -> None:
     done = fleetctl_to(subprocess.PIPE, "inspect", str(LINEAR), PYTHONIOENCODING="ascii")
     assert (0, "") == (done.returncode, done.stderr)
     assert "? a device can load it" in done.stdout
+
+
+def test_advice_is_for_the_same_fleet(tmp_path: Path) -> None:
+    """A command that is advised carries the options that chose the fleet on this line, and not the environment's."""
+    home = tmp_path / "my fleet"
+    assert f"hint: run `fleetctl --home '{home}' init '{home}'`" in call("--home", str(home), "models").stderr
+    call("init", str(home), "--api-port=1")
+    said = call("--home", str(home), "--api-url", "http://127.0.0.1:2", "models").stderr
+    assert f"`fleetctl --home '{home}' --api-url http://127.0.0.1:2 up`" in said
+    said = CliRunner().invoke(app, ["models"], env={"FLEET_HOME": str(home)}, prog_name="fleetctl").stderr
+    assert "`fleetctl up`" in said

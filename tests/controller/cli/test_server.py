@@ -126,7 +126,7 @@ def test_up_does_not_start_a_broker_for_another_machine(home: Path) -> None:
     done = fleetctl("--home", str(home), "up")
     assert (1, "") == (done.returncode, done.stdout)
     assert "broker.example" in done.stderr
-    assert "`fleetctl serve`" in done.stderr
+    assert f"`fleetctl --home {home} serve`" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["up", "serve"])

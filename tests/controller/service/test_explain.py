@@ -87,7 +87,7 @@ def test_a_device_that_was_not_targeted(fleet: FleetCore) -> None:
     text, step = because(fleet), explain(fleet, "press-1").next_step
     assert "no rollout has brought double to this device" in text
     assert f"rollout {rollout.id} of 1.0.0 did not include it: it went to line-2" in text
-    assert "start a rollout of double 1.0.0 to press-1" == step
+    assert "fleetctl rollouts start double 1.0.0 --to press-1" == step
 
 
 def test_a_device_that_cannot_take_it(fleet: FleetCore) -> None:
@@ -113,7 +113,7 @@ def test_a_release_that_was_yanked(fleet: FleetCore) -> None:
     release_commands.yank(fleet.core, "double", "1.0.0", "wrong labels", OPERATOR)
     assert "double 1.0.0 was yanked: wrong labels; a device that runs it keeps it" in because(fleet)
     assert "it does not get the newest release: double 1.0.0 was yanked: wrong labels" in because(fleet, "press-2")
-    assert "roll out another release of double" == explain(fleet, "press-1").next_step
+    assert "fleetctl rollouts start double --to press-1" == explain(fleet, "press-1").next_step
 
 
 def test_a_release_that_was_retired(fleet: FleetCore) -> None:
