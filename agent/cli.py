@@ -5,6 +5,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,6 +99,16 @@ def _add_commands(command: _NewCommand) -> None:
     sub.add_argument("--json", action="store_true", help="print as JSON")
     sub.set_defaults(run=_infer)
 
+    sub = command("captures", "list the inputs that were kept of calls that went wrong", "captures")
+    sub.add_argument("--json", action="store_true", help="print JSON lines")
+    sub.set_defaults(run=_captures)
+
+    sub = command("replay", "run a captured input again on the same release", "replay digits-1.0.0-6fd9c2b1.capture")
+    sub.add_argument("capture", metavar="CAPTURE", help="a name that `fleet-agent captures` prints, or a file")
+    sub.add_argument("--module", type=Path, metavar="FILE", help="the release's .wasm, when it is not on this device")
+    sub.add_argument("--json", action="store_true", help="print the result as JSON")
+    sub.set_defaults(run=_replay)
+
     sub = command("logs", "show the agent's log", "logs -n 20 --follow")
     sub.add_argument("-n", type=_count, default=50, metavar="N", help="how many lines (default: %(default)s)")
     sub.add_argument("--follow", "-f", action="store_true", help="go on with new lines until Ctrl-C")
@@ -155,6 +166,35 @@ def _infer(arguments: argparse.Namespace) -> int:
         answer = client.infer(arguments.model, _read_inputs(arguments.input, inputs))
     _print(msgspec.json.encode(_as_json(answer)).decode() if arguments.json else _as_text(answer))
     return 0
+
+
+def _captures(arguments: argparse.Namespace) -> int:
+    from agent.captures import FOLDER_NAME, capture_files, read_head  # noqa: PLC0415 - the others need none of it
+
+    for path in capture_files(arguments.state / FOLDER_NAME):
+        head = read_head(path)
+        if arguments.json:
+            release = {"model": head.manifest.model, "version": head.manifest.version}
+            _print(msgspec.json.encode({"name": path.name, **release, "fault": head.fault}).decode())
+        else:
+            at = datetime.fromtimestamp(head.fault.at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+            _print(f"{path.name}  {at}  {head.fault.message}")
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from agent.captures import FOLDER_NAME, read_capture  # noqa: PLC0415 - the others need none of it
+    from agent.replay import find_module, replay  # noqa: PLC0415 - the others need none of it
+
+    path = arguments.state / FOLDER_NAME / arguments.capture
+    capture = read_capture(path if path.exists() else Path(arguments.capture))
+    if arguments.module:
+        module = arguments.module.read_bytes()
+    else:
+        module = find_module(arguments.state / "files", capture.head.manifest)
+    result = replay(capture, module)
+    _print(msgspec.json.encode(result).decode() if arguments.json else str(result))
+    return 0 if result.outcome == "reproduced" else EXIT_FAILED
 
 
 def _logs(arguments: argparse.Namespace) -> int:

@@ -16,8 +16,11 @@ from typing import Final, Literal
 import msgspec
 
 from agent.acks import Acks
+from agent.captures import FOLDER_NAME as CAPTURES_NAME
+from agent.captures import Captures
 from agent.clock import Clock, SystemClock
 from agent.core import Core
+from agent.diagnostics import Diagnostics
 from agent.documents import Documents
 from agent.download import Downloads
 from agent.engine import next_deadline_ms
@@ -81,7 +84,10 @@ class Daemon:
         self._session = self._store.next_session()
         self._core = Core(self._store, self._clock, self._session, self._act)
         self._meter = UsageMeter()
-        self._host = ModelHost(self._meter, self._on_fault)
+        self._captures = Captures(state_dir / CAPTURES_NAME, isolation=policy.isolation)
+        self._captures.max_count, self._captures.max_bytes = policy.max_captures, policy.max_captures_bytes
+        diagnostics = Diagnostics(self._meter, self._captures, self._clock.wall_ms)
+        self._host = ModelHost(self._meter, self._on_fault, diagnostics)
         self._files = Files(state_dir / "files", policy.disk_quota_bytes)
         self._trust = Trust(identity, state_dir / "tuf", self._store)
         cache = ModuleCache(state_dir / "compiled", identity.derive_key("compiled modules"))

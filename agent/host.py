@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from agent.diagnostics import Diagnostics
 from agent.errors import AgentError
-from agent.runtime.errors import InputError, ModelClosedError, ModelError
+from agent.runtime.errors import FaultError, InputError, ModelClosedError, ModelError
 from agent.runtime.instance import LoadedModel
 from agent.usage import UsageMeter
 from protocol.manifest import Manifest
@@ -85,8 +86,9 @@ class _Slot(msgspec.Struct, frozen=True, kw_only=True):
 class ModelHost:
     """The resident models. Safe to use from many threads; calls never wait for a swap, nor a swap for calls."""
 
-    def __init__(self, meter: UsageMeter, on_fault: OnFault) -> None:
+    def __init__(self, meter: UsageMeter, on_fault: OnFault, diagnostics: Diagnostics | None = None) -> None:
         self._meter = meter
+        self._diagnostics = diagnostics or Diagnostics(meter)
         self._on_fault = on_fault
         self._slots: dict[str, _Slot] = {}
         self._lock = threading.Lock()  # of those who replace slots; calls do without
@@ -215,6 +217,8 @@ class ModelHost:
             raise
         except ModelError as error:
             self._meter.record_error(name, version, error.code)
+            if isinstance(error, FaultError):
+                self._diagnostics.note(resident.manifest, model.caps, inputs, error)
             raise
         latency_us = (time.perf_counter_ns() - start_ns) // 1000
         self._meter.record(name, version, latency_us, model.memory_bytes)

@@ -6,6 +6,8 @@ max_deadline_ms        = 10000       # of one inference
 disk_quota_bytes       = 1073741824  # of all model files together
 isolation              = "thread"    # or "process": each model in a process of its own
 mqtt_protocol          = "auto"      # or "5", or "3.1.1"
+max_captures           = 0           # inputs on which a model went wrong that are kept, to replay them
+max_captures_bytes     = 16777216    # of all of them together
 http_address           = ""          # of the local API besides the Unix socket, as in "127.0.0.1:8000"
 """
 
@@ -35,6 +37,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     disk_quota_bytes: _Positive = 1024 * limits.MIB
     isolation: Literal["thread", "process"] = "thread"
     mqtt_protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    max_captures: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 0
+    """How many inputs on which a model went wrong are kept for `fleet-agent replay`."""
+    max_captures_bytes: _Positive = 16 * limits.MIB
     http_address: str = ""
     """A loopback address and port for the local API, besides the Unix socket; empty for none."""
 

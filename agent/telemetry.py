@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from agent.usage import TrapCounter
 from protocol import limits
 from protocol.codec import encode
 from protocol.messages import DeviceUsage, ModelUsage, TelemetryRecord
@@ -109,6 +110,7 @@ def _merged(first: ModelUsage, second: ModelUsage) -> ModelUsage:
         errors=errors,
         latency=latency.data(),
         memory_peak_bytes=max(first.memory_peak_bytes, second.memory_peak_bytes),
+        traps=TrapCounter((*first.traps, *second.traps)).counts(),
     )
 
 

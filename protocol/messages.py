@@ -118,6 +118,18 @@ class ReceiptBatch(msgspec.Struct, frozen=True, kw_only=True):
     """The receipt before the first one: what has a number in between was dropped, and will never come."""
 
 
+class TrapCount(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a release went wrong in one way in one of its layers. An empty `layer` is one that has no name."""
+
+    kind: str
+    layer: str
+    count: Count
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.kind) <= 63 or len(self.layer) > limits.MAX_LAYER_CHARS:
+            raise MalformedError("telemetry: expected a trap's kind and layer within their lengths")
+
+
 class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What one release did in one interval."""
 
@@ -127,6 +139,8 @@ class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
     errors: dict[str, Count]
     latency: SketchData
     memory_peak_bytes: Count
+    traps: tuple[TrapCount, ...] = ()
+    """Those of the `errors` that happened at some place in the module, by kind and layer."""
 
 
 class DeviceUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,6 +171,11 @@ class TelemetryRecord(msgspec.Struct, frozen=True, kw_only=True):
             Version.parse(usage.version)
             if len(usage.errors) > 64:
                 raise MalformedError(f"telemetry: expected at most 64 kinds of error, got {len(usage.errors)}")
+            places = {(trap.kind, trap.layer) for trap in usage.traps}
+            if len(usage.traps) > limits.MAX_TRAPS_PER_USAGE or len(places) != len(usage.traps):
+                raise MalformedError(
+                    f"telemetry: expected at most {limits.MAX_TRAPS_PER_USAGE} traps, each kind and layer once"
+                )
         if len({(usage.model, usage.version) for usage in self.models}) != len(self.models):
             raise MalformedError("telemetry: expected each release once in a record")
 

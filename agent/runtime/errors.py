@@ -5,15 +5,16 @@
     ├── AbiError                it is a module, but not a model: exports, pointers or sizes are wrong
     ├── UndeclaredImportError   it asks for functions of a host; a model gets none
     ├── MemoryCapError          it needs more memory, or larger tables, than it may have
-    ├── TrapError               it hit a trap: division by zero, out of bounds, unreachable, …
-    │   └── StackOverflowError  it used up its stack
-    ├── DeadlineError           it ran longer than it may
+    ├── FaultError              it went wrong while it ran, at some place
+    │   ├── TrapError           it hit a trap: division by zero, out of bounds, unreachable, …
+    │   ├── StackOverflowError  it used up its stack
+    │   ├── DeadlineError       it ran longer than it may
+    │   └── ProcessDiedError    the model's process ended by itself, or is not to be believed
     ├── StatusError             it said itself that it failed
     ├── SelfTestError           its outputs are not those that the release promises
     ├── InputError              the caller's tensors do not fit the model
     ├── ModelClosedError        the model was closed before the call began
-    ├── ProcessStartError       the machine does not let us start a process for the model
-    └── ProcessDiedError        the model's process ended by itself, or is not to be believed
+    └── ProcessStartError       the machine does not let us start a process for the model
 
 Each class carries a stable `code`: it is what a receipt, a telemetry counter and a test name.
 """
@@ -51,32 +52,51 @@ class MemoryCapError(ModelError):
     code = "memory_cap"
 
 
-class TrapError(ModelError):
-    """The model hit a trap.
+class FaultError(ModelError):
+    """The model went wrong while it ran.
 
-    `kind` is the trap's stable name (`integer_division_by_zero`), `function` the named function nearest to it (a
-    compiled model names its functions after the layers), `offset` the position in the wasm file.
+    `kind` is the fault's stable name (`integer_division_by_zero`), `function` the named function nearest to it (a
+    compiled model names its functions after the layers), `offset` the position in the wasm file. Whoever knows adds
+    the release, the SHA-256 of its input and the name of the file where the input was kept.
     """
 
-    code = "trap"
+    code = "fault"
+    release = ""
+    input_digest = ""
+    capture = ""
 
-    def __init__(self, message: str, *, kind: str = "trap", function: str | None = None, offset: int = 0) -> None:
+    def __init__(self, message: str, *, kind: str = "", function: str | None = None, offset: int = 0) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind = kind or self.code
         self.function = function
         self.offset = offset
 
 
-class StackOverflowError(TrapError):
+class TrapError(FaultError):
+    """The model hit a trap."""
+
+    code = "trap"
+
+
+class StackOverflowError(FaultError):
     """The model used up its stack."""
 
     code = "stack_overflow"
 
 
-class DeadlineError(ModelError):
+class DeadlineError(FaultError):
     """The model ran longer than it may."""
 
     code = "deadline_exceeded"
+
+
+class ProcessDiedError(FaultError):
+    """The model's process ended by itself, or is not to be believed.
+
+    It broke the engine or a limit of the kernel, or the machine ran out of memory.
+    """
+
+    code = "process_died"
 
 
 class StatusError(ModelError):
@@ -111,15 +131,6 @@ class ProcessStartError(ModelError):
     """The machine does not let us start a process for the model."""
 
     code = "process_start"
-
-
-class ProcessDiedError(ModelError):
-    """The model's process ended by itself, or is not to be believed.
-
-    It broke the engine or a limit of the kernel, or the machine ran out of memory.
-    """
-
-    code = "process_died"
 
 
 def printable(name: str) -> str:

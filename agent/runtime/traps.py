@@ -2,10 +2,9 @@
 
 from wasmtime import Trap, TrapCode
 
-from agent.runtime.errors import DeadlineError, ModelError, StackOverflowError, TrapError, printable
+from agent.runtime.errors import DeadlineError, FaultError, StackOverflowError, TrapError, printable
 
 _PHRASES = {
-    TrapCode.STACK_OVERFLOW: "stack overflow",
     TrapCode.MEMORY_OUT_OF_BOUNDS: "memory access out of bounds",
     TrapCode.TABLE_OUT_OF_BOUNDS: "table access out of bounds",
     TrapCode.INDIRECT_CALL_TO_NULL: "indirect call to an empty table entry",
@@ -17,22 +16,19 @@ _PHRASES = {
 }
 
 
-def explain_trap(trap: Trap, deadline_ms: int, stack_kib: int) -> ModelError:
+def explain_trap(trap: Trap, deadline_ms: int, stack_kib: int) -> FaultError:
     """Return the error that says what the model did, and in which of its functions."""
     code = trap.trap_code
     function, offset = _place(trap)
     place = f"layer {function!r}" if function else "an unnamed function"
     if code is TrapCode.INTERRUPT:
-        return DeadlineError(f"stopped in {place}: expected an answer within {deadline_ms:,} ms")
+        message = f"stopped in {place}: expected an answer within {deadline_ms:,} ms"
+        return DeadlineError(message, function=function, offset=offset)
+    if code is TrapCode.STACK_OVERFLOW:
+        message = f"stack overflow in {place}: expected at most {stack_kib} KiB of stack"
+        return StackOverflowError(message, function=function, offset=offset)
     kind = code.name.lower() if code else "unknown"
     phrase = _PHRASES.get(code, kind.replace("_", " ")) if code else "unknown reason"
-    if code is TrapCode.STACK_OVERFLOW:
-        return StackOverflowError(
-            f"stack overflow in {place}: expected at most {stack_kib} KiB of stack",
-            kind=kind,
-            function=function,
-            offset=offset,
-        )
     message = f"trap in {place}: {phrase} (at offset {offset:#x} of the wasm file)"
     return TrapError(message, kind=kind, function=function, offset=offset)
 

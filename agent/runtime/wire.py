@@ -9,6 +9,7 @@ from agent.runtime.errors import (
     AbiError,
     CompileError,
     DeadlineError,
+    FaultError,
     InputError,
     MemoryCapError,
     ModelClosedError,
@@ -32,17 +33,17 @@ _PLAIN: Final[dict[str, type[ModelError]]] = {
     for kind in (
         AbiError,
         CompileError,
-        DeadlineError,
         InputError,
         MemoryCapError,
         ModelClosedError,
-        ProcessDiedError,
         ProcessStartError,
         SelfTestError,
         UndeclaredImportError,
     )
 }
-_TRAPS: Final[dict[str, type[TrapError]]] = {kind.code: kind for kind in (TrapError, StackOverflowError)}
+_FAULTS: Final[dict[str, type[FaultError]]] = {
+    kind.code: kind for kind in (TrapError, StackOverflowError, DeadlineError, ProcessDiedError)
+}
 
 
 MemoryBytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
@@ -100,7 +101,7 @@ def decode_terms(raw: bytes) -> Terms:
 def describe(error: ModelError, memory_bytes: int) -> Failed:
     """Return an error in a form that goes through a socket."""
     failed = Failed(code=error.code, message=str(error), memory_bytes=memory_bytes)
-    if isinstance(error, TrapError):
+    if isinstance(error, FaultError):
         return msgspec.structs.replace(failed, kind=error.kind, function=error.function, offset=error.offset)
     if isinstance(error, StatusError):
         return msgspec.structs.replace(failed, status=error.status)
@@ -109,8 +110,8 @@ def describe(error: ModelError, memory_bytes: int) -> Failed:
 
 def restore(failed: Failed) -> ModelError:
     """Return the error that `describe` was given."""
-    if trap := _TRAPS.get(failed.code):
-        return trap(failed.message, kind=failed.kind, function=failed.function, offset=failed.offset)
+    if fault := _FAULTS.get(failed.code):
+        return fault(failed.message, kind=failed.kind, function=failed.function, offset=failed.offset)
     if failed.code == StatusError.code:
         return StatusError(failed.message, status=failed.status)
     return _PLAIN.get(failed.code, ModelError)(failed.message)

@@ -100,11 +100,23 @@ class InferResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     id: str | None = None
 
 
-class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong; `code` is ours, to tell errors apart without reading."""
+class FaultReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where in which release a model went wrong, and on what; `capture` names the file where the input was kept."""
+
+    kind: str
+    layer: str | None
+    offset: int
+    release: str
+    input_sha256: str
+    capture: str = ""
+
+
+class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong; `code` and `fault` are ours, to tell errors apart without reading."""
 
     error: str
     code: str = ""
+    fault: FaultReport | None = None
 
 
 class TensorMetadata(msgspec.Struct, frozen=True, kw_only=True):

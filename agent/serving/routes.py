@@ -14,13 +14,14 @@ import msgspec
 
 from agent.errors import AgentError
 from agent.host import InferResult, ModelHost, UnknownModelError
-from agent.runtime.errors import DeadlineError, InputError, ModelClosedError, ModelError
+from agent.runtime.errors import DeadlineError, FaultError, InputError, ModelClosedError, ModelError
 from agent.serving.body import Body
 from agent.serving.gate import Gate, OverloadedError, RequestTimeoutError
 from agent.serving.openinference import (
     EXTENSIONS,
     HEADER_LENGTH,
     ErrorResponse,
+    FaultReport,
     InferRequest,
     describe,
     encode_response,
@@ -185,7 +186,17 @@ class Routes:
 
 def error_reply(status: int, error: Exception) -> Reply:
     """Return an error in the form of the protocol."""
-    return error_text(status, str(error), getattr(error, "code", "internal"))
+    fault = None
+    if isinstance(error, FaultError):
+        fault = FaultReport(
+            kind=error.kind,
+            layer=error.function,
+            offset=error.offset,
+            release=error.release,
+            input_sha256=error.input_digest,
+            capture=error.capture,
+        )
+    return _json(ErrorResponse(error=str(error), code=getattr(error, "code", "internal"), fault=fault), status=status)
 
 
 def error_text(status: int, message: str, code: str) -> Reply:

@@ -57,6 +57,15 @@ FROM error_log WHERE :model IS NULL OR model = :model GROUP BY model, version, c
         parameters=("model",),
     ),
     NamedQuery(
+        name="traps",
+        about="where in each release inference went wrong, and how: the layer's name and the kind of trap",
+        sql="""SELECT model, version, layer, kind, sum(traps) AS traps, count(DISTINCT device) AS devices,
+       max(received_at) AS last_at
+FROM trap_log WHERE :model IS NULL OR model = :model
+GROUP BY model, version, layer, kind ORDER BY traps DESC, last_at DESC""",
+        parameters=("model",),
+    ),
+    NamedQuery(
         name="stale-devices",
         about="devices that are not online, the longest silent first",
         sql="""SELECT device, liveness, last_seen_at, silent_s, unfinished FROM stale_devices

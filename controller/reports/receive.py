@@ -23,6 +23,7 @@ from controller.store.models import (
     SampleRow,
     UsageErrorRow,
     UsageRow,
+    UsageTrapRow,
 )
 from protocol.identifiers import DeviceId
 from protocol.messages import Liveness, Receipt, ReceiptBatch, TelemetryBatch, TelemetryRecord
@@ -231,6 +232,7 @@ def _store_record(session: Session, record: TelemetryRecord, origin: Origin) -> 
         for code, n in usage.errors.items():
             errors[code[:64]] += n
         session.add_all(UsageErrorRow(**which, code=code, count=n) for code, n in errors.items())
+        session.add_all(UsageTrapRow(**which, kind=t.kind, layer=t.layer, count=t.count) for t in usage.traps)
 
 
 def _known(session: Session, kind: type[ReceiptRow] | type[SampleRow], origin: Origin, numbers: list[int]) -> set[int]:

@@ -6,6 +6,8 @@ Only portable column types: the same models serve SQLite and PostgreSQL.
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from protocol.limits import MAX_LAYER_CHARS
+
 _NAME = String(64)
 _DIGEST = String(64)
 _STATE = String(24)
@@ -304,6 +306,22 @@ class UsageErrorRow(Base):
     model: Mapped[str] = mapped_column(_NAME, primary_key=True)
     version: Mapped[str] = mapped_column(_NAME, primary_key=True)
     code: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+
+
+class UsageTrapRow(Base):
+    """How often a release went wrong in one way in one of its layers, in one telemetry interval."""
+
+    __tablename__ = "usage_traps"
+
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"), primary_key=True)
+    stream: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    model: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    version: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    kind: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    layer: Mapped[str] = mapped_column(String(MAX_LAYER_CHARS), primary_key=True)
+    """Empty when the place has no name."""
     count: Mapped[int] = mapped_column(BigInteger)
 
 

@@ -171,6 +171,15 @@ SELECT e.device_id AS device, e.model AS model, e.version AS version, e.seq AS s
        e.count AS errors
 FROM usage_errors e""",
 )
+TRAP_LOG = View(
+    name="trap_log",
+    about="one row for each way in which a release went wrong in one of its layers, in each telemetry interval",
+    sql=f"""
+SELECT t.device_id AS device, t.model AS model, t.version AS version, t.seq AS seq,
+       {_time("u.received_at_ms", "received_at")}, t.kind AS kind, nullif(t.layer, '') AS layer, t.count AS traps
+FROM usage_traps t JOIN usage u ON u.device_id = t.device_id AND u.stream = t.stream AND u.seq = t.seq
+     AND u.model = t.model AND u.version = t.version""",
+)
 AUDIT_LOG = View(
     name="audit_log",
     about="one row for each command that changed something",
@@ -193,6 +202,7 @@ VIEWS = (
     TELEMETRY_LOG,
     USAGE_LOG,
     ERROR_LOG,
+    TRAP_LOG,
     AUDIT_LOG,
 )
 

@@ -1,7 +1,9 @@
 """A real agent process on a real broker: the main job, restarts, and everything that must not stop it."""
 
+import hashlib
 import json
 import re
+import struct
 import threading
 import urllib.request
 from pathlib import Path
@@ -9,9 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.cli import main
+from agent.client import InferenceFailedError
 from agent.runtime import assemble
 from controller.broker import start_broker
 from protocol.codec import sha256
+from protocol.messages import TrapCount
 from tests.agent.rig import Agent, Backend, wait_for
 from tests.agent.signing import QUICK, Signing, bundle, removal, scale_wat
 
@@ -265,3 +270,30 @@ def test_local_api_answers_on_a_port_where_the_owner_wants_it(agent: Agent, back
     assert str(agent.state_dir / "agent.sock") == unix
     with urllib.request.urlopen(f"http://{port}/v2/models/scale/ready", timeout=20) as reply:
         assert {"name": "scale", "ready": True} == json.load(reply)
+
+
+def test_a_trap_is_told_counted_captured_and_reproduced(
+    agent: Agent, backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the caller's error over telemetry to `fleet-agent replay`, the layer has one name."""
+    infer = "(if (f32.lt (f32.load (i32.const 0)) (f32.const -5)) (then unreachable)) (i32.const 0)"
+    first = bundle(wasm=assemble(scale_wat(1, infer=infer)))
+    backend.release(first)
+    backend.assign(first, config=QUICK)
+    (agent.state_dir / "policy.toml").write_text("max_captures = 2\n")
+    agent.start()
+    backend.wait_end(first)
+    with pytest.raises(InferenceFailedError, match="trap in layer 'layer': unreachable code reached"):
+        agent.infer(-7.0)
+
+    def traps() -> list[TrapCount]:
+        return [trap for record in backend.telemetry for usage in record.models for trap in usage.traps]
+
+    assert [TrapCount(kind="unreachable", layer="layer", count=1)] == backend.wait("the trap", traps)
+    assert 0 == main(["captures", "--state", str(agent.state_dir)])
+    name, _, _, said = capsys.readouterr().out.split(maxsplit=3)
+    assert "trap in layer 'layer'" in said
+    assert 0 == main(["replay", name, "--state", str(agent.state_dir)])
+    assert "scale 1.0.0: reproduced" in capsys.readouterr().out
+    assert 0 == agent.stop()
+    assert hashlib.sha256(struct.pack("<f", -7.0)).hexdigest() in agent.log()

@@ -2,12 +2,13 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import dsse, limits
-from protocol.codec import encode
+from protocol.codec import decode, encode
 from protocol.errors import (
     LimitExceededError,
     MalformedError,
@@ -244,6 +245,24 @@ def test_bad_telemetry(changes: dict[str, object]) -> None:
     entry["models"][0].update(changes)
     with pytest.raises(ProtocolError):
         open_telemetry(sealed(TELEMETRY_TYPE, device_id=DEVICE, stream="s", records=[entry]), DEVICE, PUBLIC)
+
+
+@pytest.mark.parametrize(
+    "traps",
+    [
+        [("", "conv1")],
+        [("k" * 64, "conv1")],
+        [("trap", "l" * 97)],
+        [("trap", "conv1"), ("trap", "conv1")],
+        [("trap", str(n)) for n in range(65)],
+    ],
+)
+def test_bad_counts_of_traps(traps: list[tuple[str, str]]) -> None:
+    """Each kind and layer once, within their lengths, and not more than a record may hold."""
+    good = msgspec.to_builtins(record(1))
+    good["models"][0]["traps"] = [{"kind": kind, "layer": layer, "count": 1} for kind, layer in traps]
+    with pytest.raises(MalformedError, match=r"traps|trap's"):
+        decode(encode(good), TelemetryRecord, limit_bytes=100_000, what="record")
 
 
 def test_a_release_twice_in_one_interval() -> None:

@@ -16,14 +16,15 @@ from agent.runtime.selftest import run_self_test
 from protocol.admission import select_variant
 from protocol.assignment import verify_assignment
 from protocol.chunks import ChunkIndex, Offer
-from protocol.codec import sha256
+from protocol.codec import Count, encode, sha256
 from protocol.compression import decompress
 from protocol.enrollment import EnrollRequest, EnrollResponse, Invite
 from protocol.errors import MalformedError
 from protocol.identifiers import Digest, parse_device_id
 from protocol.manifest import FileRef, Manifest
-from protocol.messages import Want, open_ack, open_liveness, open_receipts, open_telemetry
+from protocol.messages import TrapCount, Want, open_ack, open_liveness, open_receipts, open_telemetry
 from protocol.repository import MetadataSet, check_floor, walk_roots
+from protocol.sketch import SketchData
 from protocol.tensors import ModelSpec
 from protocol.topics import Topics
 from protocol.wasm import custom_section
@@ -136,6 +137,27 @@ def test_a_birth_without_a_stream_is_understood() -> None:
     raw = (Path(record.__file__).parent / "v1" / "device" / "birth-without-stream").read_bytes()
     expected = msgspec.structs.replace(record.liveness(is_online=True), stream="")
     assert expected == open_liveness(raw, DEVICE, key("device").public_key())
+
+
+def test_telemetry_with_traps_is_understood() -> None:
+    """The field came later; without it there are none, and a controller that does not know it reads the rest."""
+    raw = (Path(record.__file__).parent / "v1" / "device" / "telemetry-with-traps").read_bytes()
+    usage = open_telemetry(raw, DEVICE, key("device").public_key()).records[0].models[0]
+    assert (TrapCount(kind="unreachable", layer="conv1", count=2),) == usage.traps
+    assert msgspec.structs.replace(usage, traps=()) == record.telemetry().records[0].models[0]
+
+    class OldUsage(msgspec.Struct, frozen=True, kw_only=True):
+        """`ModelUsage` as version 0.1.0 had it."""
+
+        model: str
+        version: str
+        inferences: Count
+        errors: dict[str, Count]
+        latency: SketchData
+        memory_peak_bytes: Count
+
+    old = msgspec.json.decode(encode(usage), type=OldUsage)
+    assert ("double", 4, {"bad_input": 1}) == (old.model, old.inferences, old.errors)
 
 
 def test_a_device_understands_its_ack(recording: Path, retained: Callable[[str], bytes]) -> None:

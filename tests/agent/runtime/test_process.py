@@ -14,7 +14,14 @@ import pytest
 
 from agent.runtime import Caps, LoadedModel, ModelError, ModuleCache, Zygote, assemble, load_model
 from agent.runtime import errors as error_module
-from agent.runtime.errors import DeadlineError, ProcessDiedError, ProcessStartError, StatusError, TrapError
+from agent.runtime.errors import (
+    DeadlineError,
+    ProcessDiedError,
+    ProcessStartError,
+    StackOverflowError,
+    StatusError,
+    TrapError,
+)
 from agent.runtime.sandbox import Terms
 from agent.runtime.wire import (
     MAX_MESSAGE_BYTES,
@@ -203,7 +210,13 @@ def test_every_error_survives_the_way_to_the_agent() -> None:
         if isinstance(kind, type) and issubclass(kind, ModelError) and kind.__init__ is ModelError.__init__
     ]
     assert len(plain) > 5
-    errors = [*plain, TrapError("t", kind="unreachable", function="conv1", offset=7), StatusError("s", status=3)]
+    faults = [
+        TrapError("t", kind="unreachable", function="conv1", offset=7),
+        StackOverflowError("s", function="conv1", offset=8),
+        DeadlineError("d", function="conv1", offset=9),
+        ProcessDiedError("p"),
+    ]
+    errors = [*plain, *faults, StatusError("s", status=3)]
     for error in errors:
         failed = decode_reply(encode(describe(error, 5)))
         assert isinstance(failed, Failed)

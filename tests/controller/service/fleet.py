@@ -46,6 +46,7 @@ from protocol.messages import (
     SlotReport,
     TelemetryBatch,
     TelemetryRecord,
+    TrapCount,
     seal_batch,
     seal_liveness,
 )
@@ -194,7 +195,12 @@ class ScriptedDevice:
             )
         )
 
-    def record(self, *releases: tuple[Manifest, list[int]], errors: dict[str, int] | None = None) -> TelemetryRecord:
+    def record(
+        self,
+        *releases: tuple[Manifest, list[int]],
+        errors: dict[str, int] | None = None,
+        traps: tuple[TrapCount, ...] = (),
+    ) -> TelemetryRecord:
         """Return the next telemetry record: each release with the latencies of its inferences."""
         return TelemetryRecord(
             seq=next(self._telemetry_seq),
@@ -204,7 +210,7 @@ class ScriptedDevice:
             device=DeviceUsage(
                 cpu_permille=125, memory_used_bytes=10, memory_total_bytes=20, agent_memory_bytes=5, uptime_s=60
             ),
-            models=tuple(_usage(release, latencies, errors or {}) for release, latencies in releases),
+            models=tuple(_usage(release, latencies, errors or {}, traps) for release, latencies in releases),
         )
 
     def telemetry(self, *records: TelemetryRecord, after: int | None = None) -> bytes:
@@ -213,7 +219,9 @@ class ScriptedDevice:
         return seal_batch(batch, self.key)
 
 
-def _usage(release: Manifest, latencies_us: list[int], errors: dict[str, int]) -> ModelUsage:
+def _usage(
+    release: Manifest, latencies_us: list[int], errors: dict[str, int], traps: tuple[TrapCount, ...]
+) -> ModelUsage:
     sketch = LatencySketch()
     for latency_us in latencies_us:
         sketch.record(latency_us)
@@ -224,6 +232,7 @@ def _usage(release: Manifest, latencies_us: list[int], errors: dict[str, int]) -
         errors=errors,
         latency=sketch.data(),
         memory_peak_bytes=65_536,
+        traps=traps,
     )
 
 

@@ -13,7 +13,7 @@ from controller.queries.reference import reference
 from controller.store.models import Base
 from controller.store.views import VIEWS
 from protocol.errors import MalformedError
-from protocol.messages import Reason
+from protocol.messages import Reason, TrapCount
 from tests.controller.service.fleet import HAPPY, FleetCore, bundle
 
 
@@ -43,7 +43,11 @@ def busy(fleet: FleetCore) -> FleetCore:
     failed = two.report(ids["press-2"], release, (*HAPPY[:6], "failed"), Reason.of("self_test_failed", "vector 0"))
     fleet.say(two, "receipts", failed)
     for latencies in ([1_000] * 98, [5_000, 100_000]):
-        fleet.say(one, "telemetry", one.telemetry(one.record((release, latencies), errors={"trap": 1})))
+        traps = tuple(
+            TrapCount(kind=kind, layer=layer, count=n)
+            for kind, layer, n in (("unreachable", "conv1", 1), ("out_of_bounds", "", 2))
+        )
+        fleet.say(one, "telemetry", one.telemetry(one.record((release, latencies), errors={"trap": 3}, traps=traps)))
     fleet.say(two, "liveness", two.liveness(online=False))
     return fleet
 
@@ -90,7 +94,10 @@ def test_the_dashboard_shows_what_happened(busy: FleetCore, queries: Queries) ->
     ]
     assert ["press-3", "press-2"] == column(named("stale-devices"), "device")
     assert ["trap"] == column(named("errors"), "code")
-    assert [2] == column(named("errors"), "errors")
+    assert [6] == column(named("errors"), "errors")
+    assert [("double", "1.0.0", None, "out_of_bounds", 4, 1), ("double", "1.0.0", "conv1", "unreachable", 2, 1)] == [
+        row[:6] for row in named("traps", model="double").rows
+    ]
     assert "succeeded" in column(named("device-history", device="press-1"), "state")
     assert [12.5] == column(named("device-health"), "cpu_percent")
     assert "rollout.start" in column(named("audit"), "action")
