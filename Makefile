@@ -4,6 +4,8 @@
 #   make test       lint, type check and every test that is not slow
 #   make test-all   the slow tests, which `make test` leaves out
 #   make fuzz       the property tests with 50 times as many random examples
+#   make peers      set up what benchmarks compare with (onnxruntime-web; needs npm)
+#   make bench      measure compiled models beside their peers (docs/PERFORMANCE.md)
 #   make docs       write the parts of the documents that are made from the code
 #   make lint       formatting, lint and types alone
 #   make clean      remove the virtual environment and all caches
@@ -20,7 +22,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test test-all lint fuzz docs clean
+.PHONY: demo test test-all lint fuzz peers bench docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/fleetctl demo
@@ -38,6 +40,12 @@ lint: $(VENV)/.ready-dev
 
 fuzz: $(VENV)/.ready-dev
 	FLEET_PROPERTIES=fuzz $(BIN)/pytest -q -n $(JOBS) --timeout 3600 -m property
+
+peers: $(VENV)/.ready-dev
+	npm install --prefix benchmarks/peers --no-audit --no-fund --no-package-lock
+
+bench: $(VENV)/.ready-dev
+	$(BIN)/python -m benchmarks.inference
 
 docs: $(VENV)/.ready-dev
 	$(BIN)/python -m controller.cli.reference > docs/CLI.md

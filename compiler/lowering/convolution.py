@@ -8,12 +8,12 @@ from compiler.ir import Node, TensorType
 from compiler.ir import operations as ops
 from compiler.kernels.depthwise import DepthwiseKernel, pack_filters, write_depthwise
 from compiler.kernels.tiles import FLOAT_BYTES, Floats, TileKernel, Walk, Window, pack_panels, write_tiles
-from compiler.lowering.epilogue import EpilogueKernel, finish_with, spread_extras, walk
+from compiler.lowering.epilogue import EpilogueKernel, finish_with, is_long, spread_extras, walk
 from compiler.lowering.layout import Layout, channels_last
 from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement, no_border
 from compiler.lowering.step import Emitter
-from compiler.lowering.tiling import choose_tile
+from compiler.lowering.tiling import CACHE_BYTES, choose_tile
 
 _CHANNEL, _ROW, _PIXEL = 1, 2, 3
 
@@ -124,6 +124,7 @@ class _Parts:
         ]
         epilogue, target = self._operation.epilogue, self._low.target
         spec = EpilogueKernel(kernel, epilogue, self._walks)
+        scratch = self._low.scratch(kernel.scratch_bytes)
 
         def emit(e: Emitter) -> None:
             function = e.kernel(
@@ -132,9 +133,9 @@ class _Parts:
             for image in range(self._batch):
                 for group, b in enumerate(panels):
                     a, c, *extras = self._addresses(e, image, group * depth, group * channels)
-                    e.do(function(a, e.buffer_address(b), c, *extras))
+                    e.do(function(a, e.buffer_address(b), c, e.buffer_address(scratch), *extras))
 
-        self._add(emit, *panels, work=kernel.window.depth)
+        self._add(emit, *panels, work=kernel.window.depth, scratch=scratch)
 
     def _tile_kernel(self, channels: int, depth: int, taps: tuple[int, int]) -> TileKernel:
         pixel_bytes = self._image.byte_stride(_PIXEL)
@@ -156,7 +157,8 @@ class _Parts:
             c=c,
             tile_pixels=tile_pixels,
             panel_vectors=vectors,
-            is_panel_outside=b_bytes > 512 * 1024 and rows * pixels * depth * FLOAT_BYTES < b_bytes,
+            is_panel_outside=b_bytes > CACHE_BYTES and rows * pixels * depth * FLOAT_BYTES < b_bytes,
+            is_finished_apart=is_long(self._operation.epilogue),
         )
 
     def _addresses(self, e: Emitter, image: int, channel_in: int, channel_out: int) -> list[int]:
@@ -170,10 +172,10 @@ class _Parts:
             ),
         ]
 
-    def _add(self, emit: Callable[[Emitter], None], *constants: int, work: int) -> None:
+    def _add(self, emit: Callable[[Emitter], None], *constants: int, work: int, scratch: int | None = None) -> None:
         self._low.step(
             [self._image, *self._extras, *constants],
-            [self._output],
+            [self._output] if scratch is None else [self._output, scratch],
             emit,
             multiply_adds=math.prod(self._output.shape) * work,
         )

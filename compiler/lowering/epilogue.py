@@ -1,16 +1,20 @@
 """What is done with each sum before it is stored: a formula of the sum and of further operands at the same place."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
 from compiler.formula import Formula
-from compiler.formula.vector import is_vectorizable, write_vectors
+from compiler.formula.vector import FUNCTIONS, is_vectorizable, write_vectors
 from compiler.kernels.target import Target
 from compiler.kernels.tiles import FLOAT_BYTES, Finish, Walk
 from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement, broadcast
 from compiler.wasm import V128, Function
+
+_FUNCTION_COST: Final = 20
+_LONG: Final = 16
 
 
 class EpilogueKernel(msgspec.Struct, frozen=True):
@@ -50,6 +54,11 @@ def walk(placement: Placement, row: int | None, pixel: int | None, channel: int)
         0 if row is None else placement.byte_stride(row),
         placement.byte_stride(channel) if placement.shape[channel] > 1 else FLOAT_BYTES,
     )
+
+
+def is_long(epilogue: Formula) -> bool:
+    """Whether the code of an epilogue is so long that a kernel should have it once."""
+    return sum(_FUNCTION_COST if i.operation in FUNCTIONS else 1 for i in epilogue.instructions) > _LONG
 
 
 def is_supported(epilogue: Formula) -> bool:

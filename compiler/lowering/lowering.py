@@ -114,6 +114,10 @@ class Lowering:
             self._clear_border(placement, layout)
         return placement
 
+    def scratch(self, size_bytes: int) -> int:
+        """Return a new buffer that a step needs for itself."""
+        return self._memory.add(size_bytes)
+
     def result(self, name: str) -> Placement:
         """Return a new place for a result of a node, in the layout chosen for it."""
         if name not in self._placements:

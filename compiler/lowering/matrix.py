@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
@@ -12,16 +11,13 @@ from compiler.ir import Node, TensorType
 from compiler.ir import operations as ops
 from compiler.kernels.nest import Pointer, nest
 from compiler.kernels.tiles import FLOAT_BYTES, TileKernel, Walk, Window, pack_panels, write_tiles
-from compiler.lowering.epilogue import EpilogueKernel, finish_with, spread_extras, walk
+from compiler.lowering.epilogue import EpilogueKernel, finish_with, is_long, spread_extras, walk
 from compiler.lowering.layout import Layout
 from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement, broadcast, dense, reshaped, view
 from compiler.lowering.step import Emitter
-from compiler.lowering.tiling import choose_tile
+from compiler.lowering.tiling import CACHE_BYTES, choose_tile
 from compiler.wasm import i32
-
-_CACHE_BYTES: Final = 512 * 1024
-"""Of this size or less, B stays in the cache while it is read again for every tile of rows."""
 
 
 def lower_matmul(low: Lowering, node: Node, operation: ops.MatMul) -> None:
@@ -36,7 +32,7 @@ def lower_matmul(low: Lowering, node: Node, operation: ops.MatMul) -> None:
     b_shape = low.type(b_name).shape
     if all(n == 1 for n in b_shape[:-2]):
         operands = _join_rows(operands) or operands
-    kernel = _kernel(operands[0], operands[1], b_shape[-2])
+    kernel = _kernel(operands[0], operands[1], b_shape[-2], is_finished_apart=is_long(operation.epilogue))
     b = _packed(low, b_name, kernel, bias_name)
     stack = operands[1].shape[:-2]
     leading = b.shape[:-3] if stack else ()
@@ -51,7 +47,7 @@ def _join_rows(placements: Sequence[Placement]) -> list[Placement] | None:
     return None if None in joined else [p for p in joined if p is not None]
 
 
-def _kernel(a: Placement, output: Placement, depth: int) -> TileKernel:
+def _kernel(a: Placement, output: Placement, depth: int, *, is_finished_apart: bool) -> TileKernel:
     rows, columns = output.shape[-2:]
     tile_rows, vectors = choose_tile(rows, columns)
     b_bytes, a_bytes = depth * columns * FLOAT_BYTES, rows * depth * FLOAT_BYTES
@@ -64,7 +60,8 @@ def _kernel(a: Placement, output: Placement, depth: int) -> TileKernel:
         c=walk(output, None, len(output.shape) - 2, len(output.shape) - 1),
         tile_pixels=tile_rows,
         panel_vectors=vectors,
-        is_panel_outside=b_bytes > _CACHE_BYTES and a_bytes < b_bytes,
+        is_panel_outside=b_bytes > CACHE_BYTES and a_bytes < b_bytes,
+        is_finished_apart=is_finished_apart,
     )
 
 
@@ -111,13 +108,14 @@ def _add_product(low: Lowering, kernel: TileKernel, epilogue: Formula, operands:
     stack = output.shape[:-2]
     walks = tuple(walk(e, None, len(e.shape) - 2, len(e.shape) - 1) for e in extras)
     spec = EpilogueKernel(kernel, epilogue, walks)
-    target = low.target
+    target, scratch = low.target, low.scratch(kernel.scratch_bytes)
 
     def emit(e: Emitter) -> None:
         function = e.kernel(spec, lambda f: write_tiles(f, kernel, target, walks, finish_with(f, target, epilogue)))
+        at = i32.const(e.buffer_address(scratch))
         pointers = [e.body.variable(i32.const(e.address(p))) for p in operands]
         steps = [tuple(p.byte_stride(n) for n in range(len(stack))) for p in operands]
         moving = [Pointer(p, s) for p, s in zip(pointers, steps, strict=True)]
-        nest(e.body, stack, moving, lambda: e.do(function(*pointers)))
+        nest(e.body, stack, moving, lambda: e.do(function(*pointers[:3], at, *pointers[3:])))
 
-    low.step([a, b, *extras], [output], emit, multiply_adds=math.prod(output.shape) * kernel.window.depth)
+    low.step([a, b, *extras], [output, scratch], emit, multiply_adds=math.prod(output.shape) * kernel.window.depth)

@@ -1,0 +1,16 @@
+"""The benchmark of compiled models runs; what it measures is not judged here."""
+
+import json
+import subprocess
+import sys
+
+
+def test_a_row_for_each_model() -> None:
+    """The document has what the page of figures is made of; peers that are not set up are null."""
+    command = [sys.executable, "-m", "benchmarks.inference", "--model", "mlp", "--rounds", "1", "--json"]
+    report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    [row] = report["rows"]
+    assert "mlp" == row["model"]
+    assert {"ours_ms", "web_ms", "native_ms", "ratio_web"} < row.keys()
+    assert min(row["ours_ms"], row["native_ms"], report["peak_gflops"], report["copy_gb_s"]) > 0
+    assert (row["web_ms"] is None) == (report["geometric_mean"] is None)
