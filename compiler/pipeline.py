@@ -93,7 +93,7 @@ def _model_spec(imported: ImportedModel, options: CompileOptions, name: str | No
         inputs=_tensors(graph, imported.input_names, graph.inputs),
         outputs=_tensors(graph, imported.output_names, graph.outputs),
         stateful=imported.state_count > 0,
-        labels=options.labels,
+        labels={**imported.labels, **options.labels},
         name=name,
         version=options.version,
         producer=PRODUCER,

@@ -39,6 +39,9 @@ class Bodies(Protocol):
     def inline(self, graph: GraphProto) -> list[str]:
         """Convert a body where the node stands; return the values of its outputs."""
 
+    def empty(self) -> GraphBuilder:
+        """Return a body to be written by the converter."""
+
 
 class NodeContext:
     """One ONNX node. Inputs are given by position; results are set by position."""

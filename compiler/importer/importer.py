@@ -29,6 +29,8 @@ class ImportedModel(msgspec.Struct, frozen=True, kw_only=True):
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     state_count: int = 0
+    labels: dict[str, tuple[str, ...]] = {}
+    """What the indices of the last dimension of an output mean."""
 
 
 def import_model(model: ModelProto, options: CompileOptions) -> ImportedModel:
@@ -60,4 +62,15 @@ def import_model(model: ModelProto, options: CompileOptions) -> ImportedModel:
         input_names=tuple(input_names),
         output_names=tuple(output_names),
         state_count=len(options.states),
+        labels=_labels(builder, graph, output_names),
     )
+
+
+def _labels(builder: GraphBuilder, graph: Graph, names: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the meaning of the indices of outputs, where classifiers said it."""
+    found = {}
+    for name, value in zip(names, graph.outputs, strict=False):
+        texts, shape = builder.labels.get(value, ()), graph.types[value].shape
+        if texts and shape and shape[-1] == len(texts):
+            found[name] = texts
+    return found

@@ -60,6 +60,12 @@ class _Bodies:
         """Convert a body where it stands; return the values of its outputs."""
         return self._walker.inline(graph, self._scope)
 
+    def empty(self) -> GraphBuilder:
+        """Return a body to be written by the converter."""
+        body = GraphBuilder()
+        body.layer = self._scope.builder.layer
+        return body
+
 
 class Walker:
     """Converts the nodes of one graph into one builder, and the bodies of its branches and loops into others."""

@@ -25,6 +25,8 @@ class GraphBuilder:
 
     def __init__(self) -> None:
         self.layer = "model"
+        self.labels: dict[str, tuple[str, ...]] = {}
+        """What the indices of the last dimension of a value mean."""
         self._nodes: list[Node] = []
         self._types: dict[str, TensorType] = {}
         self._constants: dict[str, Array] = {}

@@ -6,6 +6,7 @@ from compiler.importer.operators import (
     einsum,
     elementwise,
     indexing,
+    learned,
     linear,
     pooling,
     quantised,
@@ -14,6 +15,7 @@ from compiler.importer.operators import (
     resizing,
     shaping,
     transposed,
+    trees,
 )
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "einsum",
     "elementwise",
     "indexing",
+    "learned",
     "linear",
     "pooling",
     "quantised",
@@ -30,4 +33,5 @@ __all__ = [
     "resizing",
     "shaping",
     "transposed",
+    "trees",
 ]

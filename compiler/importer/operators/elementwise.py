@@ -99,12 +99,18 @@ def power(n: NodeContext) -> None:
     return n.set(n.graph.apply("pow", base, exponent))
 
 
+def _floor_mod(x: Term, y: Term) -> Term:
+    rest = x.apply("fmod", y)
+    moved = (rest * y < 0).choose(rest + y, rest)
+    return rest.apply("eq", 0).choose((y < 0).choose(y.term(-0.0), 0.0), moved)
+
+
 @operator("Mod")
 def modulo(n: NodeContext) -> None:
     """With the sign of the divisor, or as C's fmod."""
     if not n.integer("fmod", 0) and n.dtype().is_float:
-        raise n.refuse("floats need fmod=1")
-    n.set(n.graph.apply("fmod" if n.integer("fmod", 0) else "mod", n[0], n[1]))
+        return n.set(n.map(_floor_mod, n[0], n[1]))
+    return n.set(n.graph.apply("fmod" if n.integer("fmod", 0) else "mod", n[0], n[1]))
 
 
 @operator("BitShift")
