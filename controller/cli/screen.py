@@ -75,6 +75,7 @@ class Screen:
         """Write text as it is, for people to copy; silent with `--json`."""
         if not self.is_json:
             sys.stdout.write(text.rstrip("\n") + "\n")
+            sys.stdout.flush()
 
     def step(self, name: str, outcome: str) -> None:
         """Say that one step of several is done."""

@@ -1,7 +1,10 @@
 """The `fleetctl demo` command."""
 
 import shutil
+import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +15,8 @@ from controller.cli import options
 from controller.cli.screen import Screen
 from controller.demo.processes import DemoError
 from controller.demo.scenario import run_demo
+
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def demo(
@@ -29,12 +34,35 @@ def demo(
     except OSError as error:
         raise DemoError(f"cannot make {folder}: {error.strerror}", hint="name a folder that does not exist") from error
     try:
-        result = run_demo(folder, screen.verbatim)
+        with _ended_in_order():
+            result = run_demo(folder, screen.verbatim)
     except DemoError as error:
         raise DemoError(str(error), hint=f"the logs are in {folder}") from error
+    except KeyboardInterrupt:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        screen.say("\nstopped; nothing runs any more" + ("" if keep is None else f", and the logs are in {folder}"))
+        raise
     screen.line(result)
     screen.verbatim("\n" + msgspec.json.encode(result).decode())
     if keep is None:
         shutil.rmtree(folder, ignore_errors=True)
     else:
         screen.say(f"the fleet is in {folder}: `fleetctl --home {folder / 'fleet'} up` starts it again")
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Have Ctrl-C, SIGTERM and a closed terminal end every process of the demo first; a second one changes nothing."""
+
+    def end(*_: object) -> None:
+        for number in _ENDS:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in _ENDS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
