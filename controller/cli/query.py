@@ -80,8 +80,12 @@ def _show_sql(screen: Screen, named: schema.NamedQuery) -> None:
 
 def _list(screen: Screen, queries: list[schema.NamedQuery]) -> None:
     screen.document(queries)
-    rows = ((q.name, ", ".join(q.parameters) or "-", q.about) for q in queries)
+    rows = ((q.name, ", ".join(_parameter(q, name) for name in q.parameters) or "-", q.about) for q in queries)
     screen.table(("query", "parameters", "what it shows"), rows)
+
+
+def _parameter(named: schema.NamedQuery, name: str) -> str:
+    return name if name in named.required else f"[{name}]"
 
 
 def _write(screen: Screen, result: schema.QueryResult, form: Format) -> None:

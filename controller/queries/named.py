@@ -41,6 +41,7 @@ FROM usage_log WHERE :model IS NULL OR model = :model GROUP BY model, version OR
        sketch_quantile(latency, 0.99) AS p99_us
 FROM usage_log WHERE model = :model GROUP BY device, version ORDER BY p99_us DESC""",
         parameters=("model",),
+        required=("model",),
     ),
     NamedQuery(
         name="failures",
@@ -86,6 +87,7 @@ ORDER BY d.updated_at""",
         sql="""SELECT received_at, model, version, state, reason_code, reason_message, deployment
 FROM receipt_log WHERE device = :device ORDER BY received_at DESC, seq DESC""",
         parameters=("device",),
+        required=("device",),
     ),
     NamedQuery(
         name="device-health",

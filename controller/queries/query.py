@@ -90,6 +90,12 @@ class Queries:
                         f"query {query.name} has no parameter {unknown[0][:64]!r}; it has "
                         f"{', '.join(query.parameters) or 'none'}"
                     )
+                if missing := [name for name in query.required if name not in request.parameters]:
+                    given = " ".join(f"--param {name}={name.upper()}" for name in query.required)
+                    raise RefusedError(
+                        f"query {query.name} needs the parameter {missing[0]}",
+                        hint=f"as in `fleetctl query {query.name} {given}`",
+                    )
                 return query
         known = ", ".join(query.name for query in self.named)
         raise NotFoundError(f"there is no query {str(request.name)[:64]!r}; there are {known}", hint=_HINT)

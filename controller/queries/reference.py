@@ -28,7 +28,7 @@ is made from the code by `python -m controller.queries.reference`.
   aggregate: it adds up the sketches of all rows of a group and returns microseconds, within 1 %.
   `sketch_count(latency)` is how many inferences one sketch holds.
 - **Parameters** are `:name` in the SQL and `--param name=value` on the command line; one that a named query has and
-  that is not given is null, which means any.
+  that is not given is null, which means any, but for those that it needs.
 """
 
 
@@ -55,7 +55,8 @@ def _views() -> Iterator[str]:
 def _named() -> Iterator[str]:
     yield "## Named queries\n"
     for query in NAMED:
-        parameters = f" Parameters: {', '.join(f'`{p}`' for p in query.parameters)}." if query.parameters else ""
+        names = [f"`{name}`{' (needed)' if name in query.required else ''}" for name in query.parameters]
+        parameters = f" Parameters: {', '.join(names)}." if names else ""
         yield f"**`{query.name}`**: {query.about}.{parameters}\n\n```sql\n{query.sql}\n```\n"
 
 

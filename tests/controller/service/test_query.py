@@ -53,11 +53,22 @@ def busy(fleet: FleetCore) -> FleetCore:
 
 
 def test_every_named_query_runs_on_a_new_fleet(queries: Queries) -> None:
-    """With no parameter given, and with every one given."""
+    """With no parameter given but those that it needs, and with every one given."""
     for query in queries.named:
-        for parameters in ({}, dict.fromkeys(query.parameters, "x")):
+        for parameters in (dict.fromkeys(query.required, "x"), dict.fromkeys(query.parameters, "x")):
             result = queries.run(QueryRequest(name=query.name, parameters=parameters))
             assert ((), False) == (result.rows, result.is_cut)
+
+
+def test_a_parameter_that_is_needed_is_asked_for(queries: Queries) -> None:
+    """A query about one device or model says so, with the command, in place of no rows; the others take all."""
+    assert {"device-history", "latency-by-device"} == {query.name for query in queries.named if query.required}
+    with pytest.raises(RefusedError, match="query device-history needs the parameter device") as caught:
+        queries.run(QueryRequest(name="device-history"))
+    assert "as in `fleetctl query device-history --param device=DEVICE`" == caught.value.hint
+    for query in queries.named:
+        any_value = {name for name in query.parameters if f":{name} IS NULL OR" in query.sql}
+        assert set(query.parameters) - any_value == set(query.required)
 
 
 def test_every_view_can_be_read_and_is_described(queries: Queries) -> None:
