@@ -160,11 +160,15 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InviteRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Invite one device; the service names it when `device_id` is null."""
+    """Invite one device; the service names it when `device_id` is null.
+
+    One that has enrolled may come back with a new key, in place of its old one, when `is_replacement`.
+    """
 
     device_id: str | None = None
     groups: tuple[str, ...] = ()
     valid_s: int = 3_600
+    is_replacement: bool = False
 
 
 class InviteResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,12 +251,13 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NamedQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A dashboard query and its SQL."""
+    """A dashboard query and its SQL; it answers nothing without the parameters that are `required`."""
 
     name: str
     about: str
     sql: str
     parameters: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
 
 
 class QueryRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -60,17 +60,21 @@ def show_device(ctx: typer.Context, device_id: DeviceArgument, is_json: options.
 
 
 @app.command("invite", epilog=example("fleetctl devices invite cam-1 --group site-a"))
-def invite_device(
+def invite_device(  # noqa: PLR0913 - typer reads options from the signature
     ctx: typer.Context,
     device_id: Annotated[
         str | None, typer.Argument(metavar="DEVICE", help="Its id; the service makes one up when left out.")
     ] = None,
+    *,
     groups: Annotated[
         list[str] | None, typer.Option("--group", metavar="GROUP", help="Put it into this group; may be repeated.")
     ] = None,
     valid_min: Annotated[
         int, typer.Option("--valid-min", metavar="MINUTES", min=1, help="How long the invite may be used.")
     ] = 60,
+    is_replacement: Annotated[
+        bool, typer.Option("--replace", help="Let a device that has enrolled come back with a new key.")
+    ] = False,
     is_json: options.Json = False,
 ) -> None:
     """Invite a device: prints the line to paste there.
@@ -82,6 +86,7 @@ def invite_device(
         device_id=None if device_id is None else parse_device_id(device_id),
         groups=tuple(parse_group_name(group) for group in groups or ()),
         valid_s=valid_min * 60,
+        is_replacement=is_replacement,
     )
     with session_of(ctx).client() as client:
         invited = client.invite(request)
@@ -89,6 +94,8 @@ def invite_device(
     ends = wording.until(invited.expires_at, datetime.now(UTC))
     screen.say(f"On the device {invited.device_id}, run this once (it ends {ends}):\n")
     screen.verbatim(invited.command)
+    if is_replacement:
+        screen.say(f"\nUntil then {invited.device_id} goes on with its present key, which counts no more afterwards.")
     screen.say("\nthen start the agent there: fleet-agent run")
 
 

@@ -41,7 +41,7 @@ def invite(core: Core, request: InviteRequest, actor: Actor) -> Invited:
 
     Raises:
         ProtocolError: a name or a number is outside its domain.
-        ConflictError: the device has the name of a group, or a group that of a device.
+        ConflictError: the device has the name of a group, or a group that of a device; or it has enrolled already.
     """
     if not 60 <= request.valid_s <= MAX_VALID_S:
         raise MalformedError(f"expected valid_s from 60 to {MAX_VALID_S:,}, got {request.valid_s:,}")
@@ -53,6 +53,12 @@ def invite(core: Core, request: InviteRequest, actor: Actor) -> Invited:
     expires_at_ms = now_ms + request.valid_s * 1000
     with core.store.write() as session:
         _check_names(session, device, groups)
+        if not request.is_replacement and session.get(DeviceRow, device) is not None:
+            raise ConflictError(
+                f"{device} has enrolled already: whoever used a new invite would take its place, and its present key "
+                "would count no more",
+                hint=f"if that is wanted: `fleetctl devices invite {device} --replace`",
+            )
         session.execute(delete(InviteRow).where(InviteRow.expires_at_ms < now_ms))
         session.add(
             InviteRow(
@@ -79,11 +85,12 @@ def enroll(core: Core, authority: Authority, request: EnrollRequest, actor: Acto
     with core.store.write() as session:
         invite_row = session.get(InviteRow, hash_invite_token(request.token))
         if invite_row is None or invite_row.used_at_ms is not None or invite_row.expires_at_ms <= now_ms:
-            core.counters.add("enroll.refused")
-            raise RefusedError(
-                "the invite is unknown, used or expired", hint="make a new one with `fleetctl devices invite`"
-            )
+            raise _invite_refused(core)
         device = DeviceId(invite_row.device_id)
+        known = session.get(DeviceRow, device)
+        if known is not None and known.enrolled_at_ms > invite_row.created_at_ms:
+            # Two invites for one new name: the second must not take the place of whoever used the first.
+            raise _invite_refused(core)
         groups = msgspec.json.decode(invite_row.groups_json, type=tuple[str, ...])
         _check_names(session, device, groups)
         issued = authority.issue_device_certificate(request.csr_pem, device, core.now())
@@ -95,6 +102,11 @@ def enroll(core: Core, authority: Authority, request: EnrollRequest, actor: Acto
         audit.record(session, actor, Deed(action="device.enroll", subject=device, detail=f"serial {serial:x}"), now_ms)
     core.wake_publisher()
     return Enrolled(device_id=device, certificate_pem=issued.pem)
+
+
+def _invite_refused(core: Core) -> RefusedError:
+    core.counters.add("enroll.refused")
+    return RefusedError("the invite is unknown, used or expired", hint="make a new one with `fleetctl devices invite`")
 
 
 def _admit(session: Session, device: DeviceId, public_key: bytes, serial: str, now_ms: int) -> None:

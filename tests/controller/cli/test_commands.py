@@ -42,6 +42,16 @@ def test_an_invite_is_a_line_to_paste(fleet: Fleet) -> None:
     assert datetime.fromisoformat(invited["expires_at"]).tzinfo is not None
 
 
+def test_an_enrolled_device_is_not_invited_by_mistake(fleet: Fleet) -> None:
+    """The advised command says what it does: the device's present key ends when the invite is used."""
+    fleet.enroll("returning-1")
+    said = failure(fleet, "devices", "invite", "returning-1")
+    assert "returning-1 has enrolled already" in said
+    assert f"`fleetctl --home {fleet.home} devices invite returning-1 --replace`" in said
+    done = fleet.run("devices", "invite", "returning-1", "--replace")
+    assert (0, True) == (done.returncode, "present key, which counts no more" in done.stdout)
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -210,8 +220,7 @@ def test_queries_are_listed_with_their_sql(fleet: Fleet) -> None:
     assert queries == fleet.ask("query")
     assert "SELECT" in fleet.run("query", "latency", "--show-sql").stdout
     for named in queries:
-        required = {"device": "nobody"} if "device" in named["parameters"] else {}
-        parameters = [f"--param={key}={value}" for key, value in required.items()]
+        parameters = [f"--param={key}=nobody" for key in named["required"]]
         assert [] != fleet.ask("query", named["name"], *parameters)["columns"]
 
 

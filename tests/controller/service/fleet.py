@@ -282,7 +282,8 @@ class FleetCore:
     def enroll(self, device_id: str, *groups: str, is_born: bool = True) -> ScriptedDevice:
         """Take in a device, and hear its birth."""
         device = ScriptedDevice(device_id)
-        invited = device_commands.invite(self.core, InviteRequest(device_id=device_id, groups=groups), OPERATOR)
+        asked = InviteRequest(device_id=device_id, groups=groups, is_replacement=True)
+        invited = device_commands.invite(self.core, asked, OPERATOR)
         request = EnrollRequest(token=invited.token, csr_pem=signing_request(device.key))
         device_commands.enroll(self.core, self.workspace.server.authority, request, OPERATOR)
         if is_born:

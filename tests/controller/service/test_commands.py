@@ -525,6 +525,26 @@ class TestDevices:
             self.enroll(fleet, invited.token, "no certificate request")
         assert invited.device_id == self.enroll(fleet, invited.token).device_id
 
+    def test_a_device_that_enrolled_is_not_replaced_by_mistake(self, fleet: FleetCore) -> None:
+        """An invite for a known name has to say that it replaces the device; the hint is the command."""
+        fleet.enroll("press-1")
+        with pytest.raises(ConflictError, match="has enrolled already") as caught:
+            device_commands.invite(fleet.core, InviteRequest(device_id="press-1"), OPERATOR)
+        assert "`fleetctl devices invite press-1 --replace`" in caught.value.hint
+
+    def test_of_two_invites_for_one_name_the_first_used_counts(self, fleet: FleetCore) -> None:
+        """Whoever comes second does not take the place of the first, and learns no more than that it is refused."""
+        tokens = [
+            device_commands.invite(fleet.core, InviteRequest(device_id="press-1"), OPERATOR).token for _ in range(2)
+        ]
+        fleet.clock.advance(seconds=1)
+        self.enroll(fleet, tokens[0])
+        with pytest.raises(RefusedError, match="unknown, used or expired"):
+            self.enroll(fleet, tokens[1])
+        again = InviteRequest(device_id="press-1", is_replacement=True)
+        fleet.clock.advance(seconds=1)
+        assert "press-1" == self.enroll(fleet, device_commands.invite(fleet.core, again, OPERATOR).token).device_id
+
     def test_a_device_that_comes_back_with_a_new_key_is_heard_by_that_alone(self, fleet: FleetCore) -> None:
         """What it had is assigned to it again, in a new document."""
         release = fleet.release(bundle())
