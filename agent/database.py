@@ -21,6 +21,12 @@ _SCHEMA: Final = (
     ) STRICT;
     CREATE TABLE telemetry (seq INTEGER PRIMARY KEY, payload TEXT NOT NULL) STRICT;
     """,
+    # How deployments ended was not kept: that they ended is.
+    """
+    UPDATE meta SET value = json_set(value, '$.settled', json((
+        SELECT json_group_array(json_array(value, 'superseded')) FROM json_each(meta.value, '$.settled')
+    ))) WHERE key = 'device';
+    """,
 )
 """One script for each version of the schema; `PRAGMA user_version` says how many were run."""
 _WAL_PAGES: Final = 256

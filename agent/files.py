@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,8 @@ from protocol.manifest import FileRef
 _Read = Callable[[int], bytes]
 _Write = Callable[[bytes], object]
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_LOST: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EREMOTEIO})
+"""What a disk answers that cannot give back what was written to it."""
 RESERVE_BYTES: Final = 4 << 20
 """What a download leaves free: the agent's own memory must go on being written while models fill the disk."""
 _SYNC_BYTES: Final = 1 << 20
@@ -51,15 +53,18 @@ class Files:
     def read(self, file: FileRef) -> bytes:
         """Return the content; raises CorruptFileError unless it hashes to its name.
 
-        What does not is forgotten. What cannot be read just now stays: it may be good.
+        What does not, or what the disk itself has lost, is forgotten, so that it is fetched again. What cannot be read
+        for another reason stays: it may be good.
         """
         path = self._folder / file.digest
         try:
             data = path.read_bytes()
         except OSError as error:
+            if error.errno in _LOST:
+                _forget(path)
             raise CorruptFileError(f"cannot read file {file.digest[:12]}: {error}") from error
         if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.digest:
-            path.unlink(missing_ok=True)
+            _forget(path)
             raise CorruptFileError(f"file {file.digest[:12]} on the disk is damaged; it was deleted")
         return data
 
@@ -199,6 +204,12 @@ class Partial:
             except DigestError:
                 continue
             yield number
+
+
+def _forget(path: Path) -> None:
+    """Delete a damaged file, or at least take its name away: a directory can be sound where a file is not."""
+    with suppress(OSError):  # else the next download of it fails, and says so
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

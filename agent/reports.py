@@ -102,10 +102,22 @@ class Reports:
 
     def _seal_receipts(self, receipts: tuple[Receipt, ...]) -> bytes:
         after = self._sent["receipts"]  # numbers between this one and the first were dropped
-        batch = ReceiptBatch(device_id=self._device, stream=self._store.stream, after=after, receipts=receipts)
+        batch = ReceiptBatch(
+            device_id=self._device,
+            stream=self._store.stream,
+            after=after,
+            acknowledged=self._store.acknowledged("receipts"),
+            receipts=receipts,
+        )
         return seal_batch(batch, self._key)
 
     def _seal_telemetry(self, records: tuple[TelemetryRecord, ...]) -> bytes:
         after = self._sent["telemetry"]
-        batch = TelemetryBatch(device_id=self._device, stream=self._store.stream, after=after, records=records)
+        batch = TelemetryBatch(
+            device_id=self._device,
+            stream=self._store.stream,
+            after=after,
+            acknowledged=self._store.acknowledged("telemetry"),
+            records=records,
+        )
         return seal_batch(batch, self._key)

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from agent import database, faults
-from agent.engine import Model, State
+from agent.engine import Ended, Model, State
 from agent.engine.actions import EmitReceipt
 from agent.errors import StateError
 from protocol.assignment import AgentConfig
@@ -38,7 +38,7 @@ class _DamagedError(Exception):
 class _Device(msgspec.Struct, frozen=True, kw_only=True):
     """The part of the engine's state that belongs to no model."""
 
-    settled: tuple[str, ...] = ()
+    settled: tuple[Ended, ...] = ()
     config: AgentConfig = AgentConfig()
     director_version: int = 0
 

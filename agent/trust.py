@@ -201,7 +201,9 @@ def agree(verified: VerifiedAssignment, targets: Targets | None) -> AssignmentAc
     """Return the goals of an assignment: releases are named by both domains, or refused, or still unknown to one."""
     assignment = verified.assignment
     goals = {
-        removal.model: Goal(deployment_id=removal.deployment_id, version=removal.version, is_removal=True)
+        removal.model: Goal(
+            deployment_id=removal.deployment_id, version=removal.version, is_open=removal.is_open, is_removal=True
+        )
         for removal in assignment.removals
     }
     for release in assignment.releases:
@@ -212,7 +214,7 @@ def agree(verified: VerifiedAssignment, targets: Targets | None) -> AssignmentAc
 
 
 def _goal(release: AssignedRelease, digest: Digest, targets: Targets | None) -> Goal:
-    goal = Goal(deployment_id=release.deployment_id, version=release.version)
+    goal = Goal(deployment_id=release.deployment_id, version=release.version, is_open=release.is_open)
     entry = targets.targets.get(release.target_path) if targets else None
     if entry is None:
         return goal

@@ -189,12 +189,12 @@ def desired_state(
         if standing.is_removal:
             releases.pop(standing.model, None)
             removals[standing.model] = Removal(
-                model=standing.model, version=standing.version, deployment_id=standing.id
+                model=standing.model, version=standing.version, deployment_id=standing.id, is_open=True
             )
         else:
             removals.pop(standing.model, None)
             releases[standing.model] = AssignedRelease(
-                model=standing.model, version=standing.version, deployment_id=standing.id
+                model=standing.model, version=standing.version, deployment_id=standing.id, is_open=True
             )
     return releases, removals
 

@@ -38,6 +38,8 @@ class AssignedRelease(msgspec.Struct, frozen=True, kw_only=True):
     deployment_id: str
     activation_group: str | None = None
     """Releases of one group become active together; reserved, null in this version."""
+    is_open: bool = False
+    """When this was signed, the director had not heard how the deployment ended."""
 
     def __post_init__(self) -> None:
         parse_model_name(self.model)
@@ -56,6 +58,8 @@ class Removal(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     deployment_id: str
+    is_open: bool = False
+    """As in AssignedRelease."""
 
     def __post_init__(self) -> None:
         parse_model_name(self.model)

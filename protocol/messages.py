@@ -116,6 +116,8 @@ class ReceiptBatch(msgspec.Struct, frozen=True, kw_only=True):
     receipts: tuple[Receipt, ...]
     after: Count | None = None
     """The receipt before the first one: what has a number in between was dropped, and will never come."""
+    acknowledged: Count | None = None
+    """Up to where everything was acknowledged: a controller that has less was restored from a backup."""
 
 
 class TrapCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +190,7 @@ class TelemetryBatch(msgspec.Struct, frozen=True, kw_only=True):
     stream: str
     records: tuple[TelemetryRecord, ...]
     after: Count | None = None
+    acknowledged: Count | None = None
     """As in ReceiptBatch."""
 
 

@@ -5,11 +5,12 @@ brokers or wasm: a real device and a simulated one differ only in who carries ou
 """
 
 from agent.engine import actions, events
-from agent.engine.state import Deployment, Goal, Installed, Model, State, references, slots
+from agent.engine.state import Deployment, Ended, Goal, Installed, Model, State, references, slots
 from agent.engine.step import next_deadline_ms, step
 
 __all__ = [
     "Deployment",
+    "Ended",
     "Goal",
     "Installed",
     "Model",

@@ -12,6 +12,20 @@ MAX_SETTLED = 256
 """How many finished deployments a device remembers, so as to start none of them again."""
 
 
+class Ended(msgspec.Struct, frozen=True, array_like=True):
+    """How a deployment ended on this device."""
+
+    deployment_id: str
+    state: DeploymentState
+    code: str = ""
+    """That of the reason, if it ended badly."""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether it left the release on the device."""
+        return self.state in ("succeeded", "already_installed")
+
+
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
     """What the accepted assignment wants of one model."""
 
@@ -20,6 +34,8 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
     is_removal: bool = False
     manifest: FileRef | None = None
     """The manifest that both trust domains name; None until the image repository knows the release."""
+    is_open: bool = False
+    """The director has not heard how the deployment ended."""
     refusal: Reason | None = None
     """Why the release must not be run at all: the two domains contradict each other."""
 
@@ -56,7 +72,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     is_paused: bool = False
     """The agent stopped of its own accord: the next start is not a crash."""
     is_repair: bool = False
-    """The release succeeded before and its files went bad since: nothing is reported again."""
+    """The release succeeded before and is not served any more: nothing is reported again."""
     fault: Reason | None = None
     """Why it is being rolled back."""
 
@@ -68,13 +84,17 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     previous: Installed | None = None
     current: Deployment | None = None
     goal: Goal | None = None
+    failed_repairs: int = 0
+    """How often in a row the release of the goal could not be brought back."""
+    repair_at_ms: int = 0
+    """When that is tried again, on the engine's clock."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the engine knows."""
 
     models: dict[str, Model] = {}
-    settled: tuple[str, ...] = ()
+    settled: tuple[Ended, ...] = ()
     config: AgentConfig = AgentConfig()
     director_version: int = 0
 

@@ -54,6 +54,8 @@ def step(state: State, event: Event, now_ms: int) -> tuple[State, tuple[Action, 
     """Return the state after `event`, and what is to be done, in order."""
     before = (slots(state), state.director_version)
     if isinstance(event, AssignmentAccepted):
+        if event.version <= state.director_version:
+            event = _heard_before(event)
         state = replace(state, config=event.config, director_version=event.version)
         names = sorted({*state.models, *event.goals})
     else:
@@ -75,12 +77,19 @@ def step(state: State, event: Event, now_ms: int) -> tuple[State, tuple[Action, 
 
 def next_deadline_ms(state: State) -> int | None:
     """Return when a Ticked event is due, or None."""
-    soaking = [m.current.since_ms for m in state.models.values() if m.current and _is_soaking(m.current)]
-    return min(soaking) + state.config.soak_ms if soaking else None
+    models = state.models.values()
+    soaks = [m.current.since_ms + state.config.soak_ms for m in models if m.current and _is_soaking(m.current)]
+    repairs = [m.repair_at_ms for m in models if m.repair_at_ms and m.current is None]
+    return min([*soaks, *repairs], default=None)
 
 
 def _is_current(model: Model, event: DeploymentEvent) -> bool:
     return model.current is not None and model.current.goal.deployment_id == event.deployment_id
+
+
+def _heard_before(event: AssignmentAccepted) -> AssignmentAccepted:
+    """Return the same without the question how deployments ended: it was answered when the document was new."""
+    return replace(event, goals={name: replace(goal, is_open=False) for name, goal in event.goals.items()})
 
 
 def _with_model(state: State, turn: Turn) -> State:
@@ -93,7 +102,10 @@ def _with_model(state: State, turn: Turn) -> State:
 def _on_assignment(turn: Turn, event: AssignmentAccepted) -> None:
     goal = event.goals.get(turn.name)
     current = turn.model.current
+    old = turn.model.goal
     turn.model = replace(turn.model, goal=None if goal and goal.deployment_id in event.canceled else goal)
+    if old and (goal is None or goal.deployment_id != old.deployment_id):
+        turn.model = replace(turn.model, failed_repairs=0, repair_at_ms=0)
     canceled = Reason.of("canceled", "the operator canceled the deployment")
     if current and current.goal.deployment_id in event.canceled and current.state not in ACTIVATED:
         turn.settle("canceled", reason=canceled)
@@ -114,6 +126,7 @@ def _on_resumed(turn: Turn, _: Resumed) -> None:
     if current and _is_decided(current):
         turn.settle("succeeded")
         return
+    turn.model = replace(turn.model, repair_at_ms=0)  # of a clock that ended with the last start
     if current is None:
         turn.actions.append(Collect())  # perhaps the agent died while it did so
         turn.pursue()
@@ -149,6 +162,9 @@ def _on_squeezed(turn: Turn, _: Squeezed) -> None:
 
 def _on_tick(turn: Turn, _: Ticked) -> None:
     current = turn.model.current
+    if current is None and turn.model.repair_at_ms and turn.now_ms >= turn.model.repair_at_ms:
+        turn.model = replace(turn.model, repair_at_ms=0)
+        turn.pursue()
     if current and _is_soaking(current) and turn.now_ms - current.since_ms >= turn.config.soak_ms:
         turn.move("committing")
         turn.actions.append(
@@ -257,8 +273,11 @@ def _roll_back(turn: Turn, reason: Reason) -> None:
 
 
 def _on_load_failed(turn: Turn, event: LoadFailed) -> None:
-    """Serve the previous release instead, and get the broken one again if the assignment still wants it."""
-    broken, goal = turn.model.active, turn.model.goal
+    """Serve the previous release instead, and get the broken one again if the assignment still wants it.
+
+    What fails is tried again, ever more patiently: perhaps the disk or the broker is better then.
+    """
+    broken = turn.model.active
     if broken is None or broken.version != event.version:
         return
     turn.model = replace(turn.model, active=turn.model.previous, previous=None)
@@ -271,9 +290,9 @@ def _on_load_failed(turn: Turn, event: LoadFailed) -> None:
             turn.actions.append(
                 Reactivate(model=turn.name, deployment_id=current.goal.deployment_id, candidate=_candidate(current))
             )
-    if current is None and goal and goal.manifest == broken.manifest:
-        turn.set_current(Deployment(goal=goal, state="retrieved", since_ms=turn.now_ms, is_repair=True))
-        turn.download()
+    if current is None:
+        turn.remember_success(broken)
+        turn.pursue()
 
 
 def _is_soaking(current: Deployment) -> bool:

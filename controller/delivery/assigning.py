@@ -47,7 +47,7 @@ def assign(session: Session, core: Core, devices: Sequence[str]) -> None:
     for id_, row in rows.items():
         try:
             assignment = desk.decide(row, installed[id_], deployments[id_])
-            content = sha256(encode(msgspec.structs.replace(assignment, issued_at_ms=0)))
+            content = _content(assignment)
             if not desk.is_due(row, stored.get(id_), content):
                 continue
             raw = desk.sign(assignment, row.director_version + 1)
@@ -105,6 +105,17 @@ class _Desk:
         return sign_assignment(
             assignment, self._targets_raw, version=version, now=core.now(), signer=core.trust.director
         )
+
+
+def _content(assignment: Assignment) -> Digest:
+    """Return the digest of what a device must run: not of when that was said, nor of what was known then."""
+    lasting = msgspec.structs.replace(
+        assignment,
+        issued_at_ms=0,
+        releases=tuple(msgspec.structs.replace(each, is_open=False) for each in assignment.releases),
+        removals=tuple(msgspec.structs.replace(each, is_open=False) for each in assignment.removals),
+    )
+    return sha256(encode(lasting))
 
 
 def _renewal_ms(device: str, version: int) -> int:

@@ -127,7 +127,10 @@ def receive_receipts(session: Session, row: DeviceRow, batch: ReceiptBatch, then
             told = deployment.director_version or 0
             row.acknowledged_director_version = max(row.acknowledged_director_version, told)
     came = _Batch(numbers=numbers, after=batch.after, is_repeated=numbers[0] in known)
-    if _acknowledge(session, origin, "receipts", came):
+    ack = _ack_row(session, origin)
+    if _has_forgotten(ack, "receipts", batch.acknowledged):
+        _ask_again(row, then)
+    if _acknowledge(ack, "receipts", came):
         then.acknowledged.add(row.id)
     return len(new)
 
@@ -189,7 +192,10 @@ def receive_telemetry(session: Session, row: DeviceRow, batch: TelemetryBatch, t
     for record in new:
         _store_record(session, record, origin)
     came = _Batch(numbers=numbers, after=batch.after, is_repeated=numbers[0] in known)
-    if _acknowledge(session, origin, "telemetry", came):
+    ack = _ack_row(session, origin)
+    if _has_forgotten(ack, "telemetry", batch.acknowledged):
+        _ask_again(row, then)
+    if _acknowledge(ack, "telemetry", came):
         then.acknowledged.add(row.id)
     return len(new)
 
@@ -240,13 +246,7 @@ def _known(session: Session, kind: type[ReceiptRow] | type[SampleRow], origin: O
     return set(session.scalars(select(kind.seq).where(*mine)))
 
 
-def _acknowledge(session: Session, origin: Origin, kind: Literal["receipts", "telemetry"], batch: _Batch) -> bool:
-    """Move the mark below which everything is stored; return whether the device is to be told.
-
-    A device says what its batch follows; when that is stored, nothing is missing. Else another batch before it may have
-    been lost on the way, until the device has repeated itself: it repeats all that it does not know acknowledged. What
-    it does not repeat then it has dropped, or had acknowledged by a database that was since restored from a backup.
-    """
+def _ack_row(session: Session, origin: Origin) -> AckRow:
     row = session.get(AckRow, (origin.device, origin.stream))
     if row is None:
         row = AckRow(
@@ -259,6 +259,37 @@ def _acknowledge(session: Session, origin: Origin, kind: Literal["receipts", "te
         )
         session.add(row)
     row.updated_at_ms = origin.at_ms
+    return row
+
+
+def _has_forgotten(row: AckRow, kind: Literal["receipts", "telemetry"], acknowledged: int | None) -> bool:
+    """Take over what the device had acknowledged; return whether that was more than is known here.
+
+    Then this database was restored from a backup, and the device has forgotten what was reported since.
+    """
+    known = row.receipts if kind == "receipts" else row.telemetry
+    if acknowledged is None or acknowledged <= known:
+        return False
+    if kind == "receipts":
+        row.receipts = acknowledged
+    else:
+        row.telemetry = acknowledged
+    return True
+
+
+def _ask_again(row: DeviceRow, then: Consequences) -> None:
+    """Have a document signed that says which deployments are open here: the device tells again how they ended."""
+    row.director_version += 1
+    then.reassigned.add(row.id)
+
+
+def _acknowledge(row: AckRow, kind: Literal["receipts", "telemetry"], batch: _Batch) -> bool:
+    """Move the mark below which everything is stored; return whether the device is to be told.
+
+    A device says what its batch follows; when that is stored, nothing is missing. Else another batch before it may have
+    been lost on the way, until the device has repeated itself: it repeats all that it does not know acknowledged. What
+    it does not repeat then it has dropped, or had acknowledged by a database that was since restored from a backup.
+    """
     covered = row.receipts if kind == "receipts" else row.telemetry
     repeats = row.receipts_gap_seen if kind == "receipts" else row.telemetry_gap_seen
     follows = batch.numbers[0] - 1 if batch.after is None else batch.after

@@ -198,3 +198,26 @@ def test_death_while_a_file_is_made(tmp_path: Path, point: str) -> None:
         assert RANDOM == files.read(file)
     subprocess.run(argv, check=True)
     assert RANDOM == files.read(file)
+
+
+def test_file_that_the_disk_cannot_read_is_forgotten_and_fetched_again(tmp_path: Path) -> None:
+    """An input/output error of the kernel's own, as a worn out card gives it, is damage like a wrong content."""
+    files = Files(tmp_path, 1 << 20)
+    file = FileRef.of(b"content")
+    (tmp_path / file.digest).symlink_to("/proc/self/mem")  # the first page is mapped nowhere: reading it gives EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        (tmp_path / file.digest).read_bytes()
+    with pytest.raises(CorruptFileError, match="Input/output error"):
+        files.read(file)
+    assert not (tmp_path / file.digest).is_symlink()
+
+
+def test_file_that_cannot_be_opened_just_now_is_kept(tmp_path: Path) -> None:
+    """Too many links, missing rights: the content may be good."""
+    files = Files(tmp_path, 1 << 20)
+    file = FileRef.of(b"content")
+    path = tmp_path / file.digest
+    path.symlink_to(path)
+    with pytest.raises(CorruptFileError):
+        files.read(file)
+    assert path.is_symlink()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import store as store_module
-from agent.engine import Deployment, Goal, Installed, Model, State
+from agent.engine import Deployment, Ended, Goal, Installed, Model, State
 from agent.engine.actions import EmitReceipt
 from agent.errors import StateError
 from agent.store import Store
@@ -60,7 +60,9 @@ models = st.builds(
 states = st.builds(
     State,
     models=st.dictionaries(names, models),
-    settled=st.lists(st.text(max_size=5), max_size=3).map(tuple),
+    settled=st.lists(
+        st.builds(Ended, st.text(max_size=5), st.sampled_from(["failed", "succeeded"]), st.just("code")), max_size=3
+    ).map(tuple),
     config=st.builds(AgentConfig, soak_ms=st.integers(0, 1000)),
     director_version=st.integers(0, 1 << 50),
 )
@@ -162,6 +164,33 @@ def test_memory_of_a_newer_agent_is_refused(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(StateError, match="update fleet-agent"):
         Store(tmp_path / "agent.db")
+
+
+def test_memory_of_an_older_agent_is_understood(tmp_path: Path) -> None:
+    """It kept which deployments ended, not how."""
+    db = sqlite3.connect(tmp_path / "agent.db")
+    for statement in (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+        "CREATE TABLE models (name TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT",
+        "CREATE TABLE floors (role TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT",
+        "CREATE TABLE receipts (seq INTEGER PRIMARY KEY, deployment_id TEXT NOT NULL, is_progress INTEGER NOT NULL, "
+        "payload TEXT NOT NULL) STRICT",
+        "CREATE TABLE telemetry (seq INTEGER PRIMARY KEY, payload TEXT NOT NULL) STRICT",
+        'INSERT INTO meta VALUES (\'device\', \'{"settled":["d1","d2"],"director_version":7}\')',
+        "INSERT INTO meta VALUES ('session', '3')",
+        "PRAGMA user_version = 1",
+    ):
+        db.execute(statement)
+    db.commit()
+    db.close()
+    store = Store(tmp_path / "agent.db")
+    state = store.load()
+    assert (["d1", "d2"], 7, 4) == (
+        [ended.deployment_id for ended in state.settled],
+        state.director_version,
+        store.next_session(),
+    )
+    store.close()
 
 
 def test_memory_that_is_no_database_is_moved_aside(tmp_path: Path) -> None:

@@ -47,3 +47,24 @@ def test_devices_obey_a_fleet_that_was_restored(rig: Rig) -> None:
     rollout = rig.push(4)
     assert {"succeeded": 2} == rollout["counts"]
     wait_for("all is well", lambda: {"in_sync"} == {device["state"] for device in rig.ok("devices", "list")})
+
+
+@pytest.mark.slow
+def test_deployment_that_ended_after_the_backup_does_not_stay_open(rig: Rig) -> None:
+    """The backup has the document that the device obeyed, not its receipts: the device is asked, and says it again."""
+    device = rig.enroll("press-1")
+    rollout = rig.push(1, wait=False)
+    assert {"queued": 1} == rollout["counts"]
+    rig.ok("devices", "show", "press-1")
+    wait_for("the document is signed", lambda: rig.ok("devices", "show", "press-1")["director_version"] > 0)
+    done = rig.fleetctl("backup", str(rig.folder / "fleet.backup"))
+    assert done.status == 0, done.err
+    device.start()
+    assert {"succeeded": 1} == rig.rollout_ended(rollout["id"])["counts"]
+    wait_for("all is told", lambda: device.status()["unsent_receipts"] == 0)
+    rig.kill_service()
+    rig.ok("restore", str(rig.folder / "fleet.backup"))
+    rig.start_service()
+    assert {"already_installed": 1} == rig.rollout_ended(rollout["id"])["counts"]
+    assert active(rig, "press-1") == "1.0.0"
+    assert {"succeeded": 1} == rig.push(2)["counts"]

@@ -469,3 +469,97 @@ def test_event_for_an_unknown_model_changes_nothing() -> None:
     """A late event about a model that is gone is no error."""
     state = State()
     assert (state, ()) == step(state, events.Faulted(model="x", version="1.0.0", reason=REASON), 0)
+
+
+def test_what_the_director_has_forgotten_is_told_again() -> None:
+    """A newer document says that the end is not known there: the device says again how the deployment ended."""
+    world = installed("1.0.0")
+    world.feed(accepted(7, m=goal("d1.0.0"), n=goal("dn", "2.0.0")))
+    world.run_well()
+    world.feed(accepted(8, m=goal("d1.0.0"), n=goal("dn2", "3.0.0")))
+    while world.pending:
+        world.do(bad_answers(world.pending.pop(0))[:1])
+    world.forgotten = {"d1.0.0", "dn2"}
+    again = accepted(9, m=goal("d1.0.0", is_open=True), n=goal("dn2", "3.0.0", is_open=True))
+    told = [a for a in world.feed(again) if isinstance(a, actions.EmitReceipt)]
+    assert [("d1.0.0", "already_installed", ""), ("dn2", "failed", "test")] == [
+        (a.deployment_id, a.state, a.reason.code if a.reason else "") for a in told
+    ]
+    assert () == world.feed(again)  # the retained document comes again: it was answered
+    world.restart()
+    assert () == world.feed(again)
+
+
+def test_removal_that_the_director_has_forgotten_is_told_again() -> None:
+    """The same for a model that was taken off."""
+    world = installed("1.0.0")
+    gone = goal("gone", manifest=None, is_removal=True)
+    world.feed(accepted(8, m=gone))
+    world.forgotten = {"gone"}
+    world.feed(accepted(9, m=goal("gone", manifest=None, is_removal=True, is_open=True)))
+    assert ["retrieved", "removed", "removed"] == world.states("gone")
+
+
+def test_release_that_the_director_fell_back_to_is_installed_again() -> None:
+    """A restored director wants the release before, whose end it does not know: the device goes back and reports it."""
+    world = installed("1.0.0", "1.1.0")
+    world.forgotten = {"d1.0.0"}
+    world.feed(accepted(9, m=goal("d1.0.0", is_open=True)))
+    world.run_well()
+    assert HAPPY == world.states("d1.0.0")[-len(HAPPY) :]
+    assert (SlotReport(model="m", active="1.0.0", previous="1.1.0"),) == slots(world.state)
+
+
+def damaged(world: World) -> None:
+    """Let the active release of `m` be unreadable."""
+    active = world.state.models["m"].active
+    assert active is not None
+    world.feed(events.LoadFailed(model="m", version=active.version, reason=REASON))
+
+
+def test_repair_that_fails_is_tried_again_ever_more_patiently() -> None:
+    """The broker may have nothing today, the disk may be full: the release comes back when it can."""
+    world = installed("1.0.0", "1.1.0")
+    reported = len(world.receipts)
+    damaged(world)
+    pauses = []
+    for _ in range(12):
+        (download,) = [a for a in world.pending if isinstance(a, actions.Download)]
+        world.pending.clear()
+        world.do(bad_answers(download)[:1])
+        due_ms = next_deadline_ms(world.state)
+        assert due_ms is not None
+        pauses.append(due_ms - world.now_ms)
+        world.now_ms = due_ms - 1
+        assert () == world.feed(events.Ticked())
+        world.now_ms = due_ms
+        world.feed(events.Ticked())
+    assert [60_000, 120_000, 240_000] == pauses[:3]
+    assert 6 * 3_600_000 == pauses[-1]
+    world.run_well()
+    assert (SlotReport(model="m", active="1.1.0", previous="1.0.0"),) == slots(world.state)
+    assert reported == len(world.receipts)
+    assert None is next_deadline_ms(world.state)
+
+
+def test_failed_repair_is_tried_at_once_after_a_restart() -> None:
+    """A person who mended the disk starts the agent: nobody should have to wait for hours then."""
+    world = installed("1.0.0", "1.1.0")
+    damaged(world)
+    world.do(bad_answers(next(a for a in world.pending if isinstance(a, actions.Download)))[:1])
+    world.restart()
+    world.run_well()
+    assert (SlotReport(model="m", active="1.1.0", previous="1.0.0"),) == slots(world.state)
+
+
+def test_failed_repair_does_not_hold_up_the_next_release() -> None:
+    """A new deployment begins at once, and a repair of its own would not wait for the old one's pause."""
+    world = installed("1.0.0", "1.1.0")
+    damaged(world)
+    world.do(bad_answers(next(a for a in world.pending if isinstance(a, actions.Download)))[:1])
+    world.pending.clear()
+    world.feed(accepted(9, m=goal("d2", "2.0.0")))
+    world.run_well()
+    assert HAPPY == world.states("d2")
+    damaged(world)
+    assert [actions.Download] == [type(a) for a in world.pending if isinstance(a, actions.Download)]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.engine import actions, events, slots
 from protocol.lifecycle import DEPLOYMENT, DeploymentState
@@ -18,7 +19,9 @@ Pick = Callable[[list[Any]], Any]
 
 MODELS = ["a", "b"]
 VERSIONS = ["1.0.0", "1.1.0", "2.0.0"]
-STEPS = ["assign"] * 2 + ["well"] * 5 + ["repeat", "badly", "crash", "stop", "fault", "fault", "wait", "squeeze"]
+STEPS = (
+    ["assign"] * 2 + ["well"] * 5 + ["restore", "repeat", "badly", "crash", "stop", "fault", "fault", "wait", "squeeze"]
+)
 # What a device of this version never does: ask a person, run a release in the shadow, or time out.
 FOREIGN = frozenset({"waiting_for_confirmation", "shadowing", "timed_out"})
 # What the table allows and this engine leaves out: only the controller ends a queued deployment; `downloaded` passes
@@ -46,6 +49,9 @@ def drive(world: World, pick: Pick, count: int) -> None:
             world.feed(said)
         elif what == "repeat":
             world.feed(said)
+        elif what == "restore":
+            said = restored(said, number, world)
+            world.feed(said)
         elif what in ("well", "badly") and world.pending:
             action = world.pending.pop(pick(list(range(len(world.pending)))))
             bad = bad_answers(action)
@@ -56,6 +62,14 @@ def drive(world: World, pick: Pick, count: int) -> None:
             disturb(pick(MODELS), pick, world)
         else:
             world.feed(events.Squeezed() if what == "squeeze" else events.Ticked())
+
+
+def restored(said: events.AssignmentAccepted, number: int, world: World) -> events.AssignmentAccepted:
+    """Return the newest assignment from a director that has forgotten how every deployment ended."""
+    current = {m.current.goal.deployment_id for m in world.state.models.values() if m.current}
+    world.forgotten = set(world.reported) - current
+    goals = {name: replace(goal, is_open=True) for name, goal in said.goals.items()}
+    return replace(said, version=number + 1, goals=goals)
 
 
 def disturb(model: str, pick: Pick, world: World) -> None:

@@ -91,6 +91,8 @@ class World:
         self.answers: list[Event] = []
         self.receipts: list[EmitReceipt] = []
         self.reported: dict[str, DeploymentState] = {}
+        self.forgotten: set[str] = set()
+        """Deployments whose receipts the director has lost: it may hear of them again."""
         self.transitions: set[tuple[DeploymentState, DeploymentState]] = set()
 
     def feed(self, event: Event) -> tuple[Action, ...]:
@@ -137,6 +139,12 @@ class World:
 
     def _check_receipt(self, receipt: EmitReceipt) -> None:
         old = self.reported.get(receipt.deployment_id, "queued")
+        if receipt.deployment_id in self.forgotten:
+            self.forgotten.remove(receipt.deployment_id)
+            assert receipt.state == "retrieved" or is_final(DEPLOYMENT, receipt.state)
+            self.reported[receipt.deployment_id] = receipt.state
+            self.receipts.append(receipt)
+            return
         assert not is_final(DEPLOYMENT, old), f"{receipt.deployment_id} ended as {old}, then {receipt.state}"
         assert allows(DEPLOYMENT, old, receipt.state), f"{receipt.deployment_id}: {old} to {receipt.state}"
         self.reported[receipt.deployment_id] = receipt.state

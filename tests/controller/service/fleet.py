@@ -173,9 +173,10 @@ class ScriptedDevice:
         }
         return Receipt(seq=next(self._seq), at_ms=1, session=self.session, **values)  # type: ignore[arg-type]
 
-    def receipts(self, *receipts: Receipt) -> bytes:
+    def receipts(self, *receipts: Receipt, acknowledged: int | None = None) -> bytes:
         """Return a batch of receipts."""
-        return seal_batch(ReceiptBatch(device_id=self.id, stream=self.stream, receipts=receipts), self.key)
+        batch = ReceiptBatch(device_id=self.id, stream=self.stream, receipts=receipts, acknowledged=acknowledged)
+        return seal_batch(batch, self.key)
 
     def report(
         self, deployment: str, release: Manifest, states: tuple[DeploymentState, ...], reason: Reason | None = None

@@ -15,10 +15,12 @@ from controller.reads.devices import get_device
 from controller.reads.releases import list_releases
 from controller.reads.rollouts import get_rollout
 from controller.store.metadata import newest
-from controller.store.models import DeviceRow
-from protocol.assignment import parse_metadata
+from controller.store.models import DeploymentRow, DeviceRow
+from protocol.assignment import AssignedRelease, Assignment, extension, parse_metadata
 from protocol.codec import sha256
 from protocol.manifest import Manifest
+from protocol.messages import open_ack
+from protocol.repository import walk_roots
 from tests.controller.service.fleet import HAPPY, FleetCore, Recorder, ScriptedDevice, bundle, open_core, slot
 
 
@@ -32,10 +34,10 @@ class Floors:
     def floors(self) -> dict[str, int]:
         return dict(self._versions)
 
-    def raise_floors(self, versions: dict[str, int], *, signed_time_ms: int = 0) -> None:
+    def raise_floors(self, versions: dict[str, int], *, signed_time_ms: int | None = None) -> None:
         for name, version in versions.items():
             self._versions[name] = max(version, self._versions.get(name, 0))
-        self._signed_time_ms = max(self._signed_time_ms, signed_time_ms)
+        self._signed_time_ms = self._signed_time_ms if signed_time_ms is None else signed_time_ms
 
     def signed_time_ms(self) -> int:
         return self._signed_time_ms
@@ -235,7 +237,48 @@ def test_reports_that_a_lost_database_acknowledged_are_passed_over(restorable: R
             fleet.say(device, "telemetry", later)
         broker = Recorder()
         publish(fleet, broker)
-        assert b'"telemetry":7' in broker.retained[fleet.topics.ack(device.id)]
+        root = walk_roots(fleet.core.trust.director_root, {}).signed
+        assert 7 == open_ack(broker.retained[fleet.topics.ack(device.id)], device.id, root).telemetry
+
+
+def test_a_deployment_whose_end_a_lost_database_knew_is_asked_for_and_told_again(restorable: Restorable) -> None:
+    """The device has no newer document than the backup, only fewer reports: it is asked how its deployment ended."""
+    broker = restorable.broker
+    with open_core(restorable.folder) as fleet:
+        manifest = fleet.release(bundle())
+        device = fleet.enroll("press-1")
+        rollout = fleet.roll_out("double", "1.0.0")
+        publish(fleet, broker)
+        restorable.back_up()
+        document = broker.retained[fleet.topics.director(device.id)]
+        (assigned,) = assigned_in(document)
+        assert assigned.is_open
+        fleet.say(device, "receipts", device.report(assigned.deployment_id, manifest, HAPPY))
+        publish(fleet, broker)
+        assert document == broker.retained[fleet.topics.director(device.id)]  # its end alone is no news for the device
+    restorable.put_back()
+    with open_core(restorable.folder) as fleet:
+        version = parse_metadata(document, "document").signed.version
+        fleet.say(device, "liveness", device.liveness(director_version=version, slots=(slot("double", "1.0.0"),)))
+        publish(fleet, broker)
+        before = parse_metadata(broker.retained[fleet.topics.director(device.id)], "document").signed.version
+        later = device.receipts(device.receipt("unknown", "retrieved", manifest), acknowledged=len(HAPPY))
+        fleet.say(device, "receipts", later)
+        publish(fleet, broker)
+        document = broker.retained[fleet.topics.director(device.id)]
+        assert parse_metadata(document, "document").signed.version > before
+        assert [assigned] == assigned_in(document)
+        told = device.receipt(assigned.deployment_id, "already_installed", manifest)
+        fleet.say(device, "receipts", device.receipts(told))
+        with fleet.core.store.read() as session:
+            assert {"already_installed"} == set(
+                session.scalars(select(DeploymentRow.state).where(DeploymentRow.rollout_id == rollout.id))
+            )
+
+
+def assigned_in(document: bytes) -> list[AssignedRelease]:
+    """Return what a document assigns."""
+    return list(extension(parse_metadata(document, "document").signed, Assignment).releases)
 
 
 def test_a_birth_tells_what_the_backup_does_not_know(restorable: Restorable, tmp_path: Path) -> None:

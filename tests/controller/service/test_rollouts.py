@@ -132,7 +132,7 @@ def test_the_newest_unfinished_deployment_is_what_is_desired() -> None:
         [Installed(model="double", version="1.0.0", deployment_id="r-1-1")],
         [standing(id="r-2-1", number=2, version="2.0.0"), standing(id="r-3-1", number=3, version="3.0.0")],
     )
-    assert (AssignedRelease(model="double", version="3.0.0", deployment_id="r-3-1"),) == built.releases
+    assert (AssignedRelease(model="double", version="3.0.0", deployment_id="r-3-1", is_open=True),) == built.releases
 
 
 @pytest.mark.parametrize("state", sorted(lifecycle.BAD_ENDS | lifecycle.NEUTRAL_ENDS))
@@ -155,7 +155,7 @@ def test_a_removal_takes_the_release_away_and_says_so() -> None:
         [standing(id="r-2-1", number=2, is_removal=True)],
     )
     assert ("other",) == tuple(r.model for r in built.releases)
-    assert (Removal(model="double", version="1.0.0", deployment_id="r-2-1"),) == built.removals
+    assert (Removal(model="double", version="1.0.0", deployment_id="r-2-1", is_open=True),) == built.removals
 
 
 def test_a_new_deployment_ends_an_unfinished_removal() -> None:
