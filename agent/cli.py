@@ -125,7 +125,10 @@ def _count(text: str) -> int:
 def _enroll(arguments: argparse.Namespace) -> int:
     from agent.enroll import enroll  # noqa: PLC0415 - the other commands need none of it
 
-    arguments.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        arguments.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise AgentError(f"cannot make {arguments.state}: {error}. Name another --state; the invite is good") from error
     enrollment = enroll(arguments.invite, arguments.state)
     if arguments.json:
         _print(msgspec.json.encode(enrollment).decode())

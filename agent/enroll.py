@@ -27,7 +27,7 @@ from agent.identity import (
     Enrollment,
     identity_folder,
     load_identity,
-    save_identity,
+    reserve_identity,
 )
 from protocol import limits
 from protocol.codec import encode, sha256
@@ -53,10 +53,13 @@ class _Problem(msgspec.Struct, frozen=True, kw_only=True):
 def enroll(invite_text: str, state_dir: Path) -> Enrollment:
     """Join the fleet that the invite names, and return what this device is there.
 
+    The invite works once, so it is not spent before the answer can be kept.
+
     Raises:
         MalformedError: the invite is damaged.
         IdentityError: this device is enrolled already; nothing was changed.
-        EnrollmentError: the controller cannot be reached, is not the one of the invite, or refused.
+        EnrollmentError: the identity cannot be kept, or the controller cannot be reached, is not the one of the
+            invite, or refused.
     """
     invite = Invite.parse(invite_text)
     if identity_folder(state_dir).exists():
@@ -65,25 +68,41 @@ def enroll(invite_text: str, state_dir: Path) -> Enrollment:
             f"this device is enrolled already, as {known.device_id} at {known.mqtt_url}; nothing was changed. "
             f"To enrol it anew, move {state_dir} away first"
         )
-    ca_pem = _fetch_authority(invite)
-    key = Ed25519PrivateKey.generate()
-    response = _post_request(invite, ca_pem, key)
-    _check(response, key, invite.ca_sha256)
-    enrollment = Enrollment(
-        device_id=response.device_id, mqtt_url=response.mqtt_url, topic_prefix=response.topic_prefix
-    )
-    save_identity(
-        state_dir,
-        {
-            KEY: key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            CERTIFICATE: response.certificate_pem.encode(),
-            AUTHORITY: response.ca_pem.encode(),
-            IMAGE_ROOT: response.image_root.encode(),
-            DIRECTOR_ROOT: response.director_root.encode(),
-            ENROLLMENT: encode(enrollment),
-        },
-    )
-    return enrollment
+    response = None
+    try:
+        with reserve_identity(state_dir) as save:
+            ca_pem = _fetch_authority(invite)
+            key = Ed25519PrivateKey.generate()
+            response = _post_request(invite, ca_pem, key)
+            _check(response, key, invite.ca_sha256)
+            save(_identity_files(key, response))
+    except OSError as error:
+        if response is None:
+            raise EnrollmentError(
+                f"cannot keep an identity in {state_dir}: {error}. Make it writable, with some room; the invite is "
+                "not spent"
+            ) from error
+        raise EnrollmentError(
+            f"the controller enrolled this device as {response.device_id}, but its identity could not be kept in "
+            f"{state_dir}: {error}. The invite is spent: mend that, then ask for another one, "
+            f"`fleetctl devices invite {response.device_id} --replace`"
+        ) from error
+    return _enrollment(response)
+
+
+def _enrollment(response: EnrollResponse) -> Enrollment:
+    return Enrollment(device_id=response.device_id, mqtt_url=response.mqtt_url, topic_prefix=response.topic_prefix)
+
+
+def _identity_files(key: Ed25519PrivateKey, response: EnrollResponse) -> dict[str, bytes]:
+    return {
+        KEY: key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        CERTIFICATE: response.certificate_pem.encode(),
+        AUTHORITY: response.ca_pem.encode(),
+        IMAGE_ROOT: response.image_root.encode(),
+        DIRECTOR_ROOT: response.director_root.encode(),
+        ENROLLMENT: encode(_enrollment(response)),
+    }
 
 
 def _fetch_authority(invite: Invite) -> str:

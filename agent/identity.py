@@ -5,6 +5,8 @@ The folder `identity` appears whole or not at all. The key never leaves it.
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,10 @@ AUTHORITY: Final = "ca.pem"
 ENROLLMENT: Final = "enrollment.json"
 IMAGE_ROOT: Final = "image_root.json"
 DIRECTOR_ROOT: Final = "director_root.json"
+RESERVE_BYTES: Final = 256 * 1024
+"""More than any identity takes: the answer to an enrolment is bounded."""
+_RESERVE: Final = "reserve"
+_Save = Callable[[dict[str, bytes]], None]
 
 
 class Enrollment(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,17 +92,37 @@ def load_identity(state_dir: Path) -> Identity:
 
 
 def save_identity(state_dir: Path, files: dict[str, bytes]) -> None:
-    """Write the identity folder, all of it or nothing; raises IdentityError when there is one already."""
+    """Write the identity folder, all of it or nothing; raises IdentityError when there is one already, or OSError."""
+    with reserve_identity(state_dir) as save:
+        save(files)
+
+
+@contextmanager
+def reserve_identity(state_dir: Path) -> Iterator[_Save]:
+    """Make sure that an identity can be kept, before somebody is asked for one; yields what keeps it.
+
+    Raises:
+        IdentityError: there is one already; it was not changed.
+        OSError: the folder cannot be written, or has no room.
+    """
     folder = identity_folder(state_dir)
     draft = state_dir / f".identity-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(mode=0o700, parents=True)
-    try:
+
+    def save(files: dict[str, bytes]) -> None:
+        (draft / _RESERVE).unlink()
         for name, content in files.items():
             durable.create(draft / name, content)
         if folder.exists():
             raise IdentityError(f"this device is enrolled already; {folder} was not changed")
         draft.rename(folder)
         durable.sync_folder(state_dir)
+
+    if folder.exists():
+        raise IdentityError(f"this device is enrolled already; {folder} was not changed")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(mode=0o700, parents=True)
+        durable.create(draft / _RESERVE, bytes(RESERVE_BYTES))
+        yield save
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -22,6 +22,7 @@ from protocol.codec import encode
 from protocol.enrollment import EnrollRequest, EnrollResponse, Invite
 from protocol.errors import MalformedError
 from protocol.identifiers import parse_device_id
+from tests.agent.disk import mounted
 from tests.agent.signing import DEVICE, Signing
 
 NOW = datetime.now(UTC)
@@ -241,3 +242,40 @@ def test_command_enrolls_and_says_what_comes_next(
     assert f"Enrolled as {DEVICE}. Start the agent with: fleet-agent run --state {state}" in capsys.readouterr().out
     assert 3 == main(["enroll", str(listener.invite), "--state", str(state)])
     assert "enrolled already" in capsys.readouterr().err
+
+
+@pytest.mark.needs("tmpfs")
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_invite_is_not_spent_where_no_identity_can_be_kept(listener: Listener, tmp_path: Path, trouble: str) -> None:
+    """Without room, or where nothing may be written, nobody is asked; afterwards the same invite works."""
+    with mounted(tmp_path / "disk", 1 << 20) as disk:
+        if trouble == "full":
+            disk.fill(free_bytes=8192)
+        else:
+            disk.remount("ro")
+        with pytest.raises(EnrollmentError, match="the invite is not spent"):
+            enroll(str(listener.invite), disk.folder)
+        assert [] == listener.requests
+        if trouble == "full":
+            disk.free()
+        else:
+            disk.remount("rw")
+        assert [] == list(disk.folder.iterdir())
+        assert DEVICE == enroll(str(listener.invite), disk.folder).device_id
+
+
+@pytest.mark.needs("tmpfs")
+def test_identity_that_cannot_be_kept_after_all_is_explained(listener: Listener, tmp_path: Path) -> None:
+    """The disk fails between the question and the answer: the invite is spent, and the message says what to do."""
+    with mounted(tmp_path / "disk", 1 << 20) as disk:
+
+        def alter(response: EnrollResponse) -> EnrollResponse:
+            for reserve in disk.folder.glob(".identity-*/reserve"):
+                reserve.write_bytes(b"")  # somebody takes even what was reserved
+            disk.fill()
+            return response
+
+        listener.alter = alter
+        with pytest.raises(EnrollmentError, match=f"fleetctl devices invite {DEVICE} --replace"):
+            enroll(str(listener.invite), disk.folder)
+        assert not (disk.folder / "identity").exists()
