@@ -17,6 +17,7 @@ from hypothesis import settings
 TOOLS: dict[str, tuple[str, ...]] = {
     "mosquitto": ("mosquitto",),
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "node": ("node", "nodejs"),
     "qemu": ("qemu-aarch64-static", "qemu-aarch64"),
     "tmpfs": ("mount",),
 }

@@ -34,7 +34,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "sklearn": ("examples/",),
     "PIL": ("examples/",),
     "numpy": ("compiler/", "controller/", "examples/"),
-    "onnx": ("compiler/",),
+    "onnx": ("compiler/", "examples/"),
+    "scipy": ("examples/",),
 }
 """Foreign libraries that have a home."""
 

@@ -1,19 +1,33 @@
-"""The tour of the README, run from beginning to end."""
+"""The tours of the documents, each run from beginning to end."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.tour import README, Tour, blocks, normal
+from tests.tour import EXAMPLES, README, Tour, blocks, normal
+
+DOCUMENTS = [
+    pytest.param(
+        path,
+        id="README" if path == README else path.parent.name,
+        marks=[pytest.mark.needs("node")] if "$ node" in path.read_text() else [],
+    )
+    for path in (README, *EXAMPLES)
+]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_tour_of_the_readme(tmp_path: Path) -> None:
-    """Every command of the tour prints what the README shows, but for times, ids and numbers."""
-    shown = [pair for block in blocks(README.read_text()) for pair in block]
-    assert len(shown) > 10
-    with Tour(tmp_path) as tour:
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_prints_what_is_shown(document: Path, tmp_path: Path) -> None:
+    """But for times, ids and numbers, and for where the cells of a table break, which hangs on the times."""
+    shown = [pair for block in blocks(document.read_text()) for pair in block]
+    assert len(shown) >= 3
+    with Tour(tmp_path, document) as tour:
         for command, output in shown:
-            # Where a cell of a table breaks depends on how long ago something was: the words are compared.
             assert sorted(normal(output).split()) == sorted(normal(tour.run(command)).split()), f"$ {command}"
+
+
+def test_the_examples_with_real_tasks_have_tours() -> None:
+    """Each is pushed to a real agent by its own commands."""
+    assert {"browser", "file_types", "text_orientation", "voice_activity"} <= {path.parent.name for path in EXAMPLES}

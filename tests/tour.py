@@ -1,10 +1,12 @@
-"""The README's tour: its commands are run as they stand there, and what they print is what the README shows.
+"""The tours of the documents: their commands are run as they stand there, and print what the documents show.
 
-`python -m tests.tour` runs it and writes what the commands print into the README. A `console` block under
-`<!-- tour -->` belongs to the tour. Three things are said on top, so that it can run anywhere: free ports, `--wait`
-(the default on a terminal) and the invite that was really printed.
+`python -m tests.tour [FILE...]` runs them and writes what the commands print into the documents. A `console` block
+under `<!-- tour -->` belongs to the tour of its document. That of the README sets up a fleet; those of the examples
+begin with one that is up, with one device. Three things are said on top, so that they can run anywhere: free ports,
+`--wait` (the default on a terminal) and the invite that was really printed.
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -22,6 +24,15 @@ from typing import Self
 
 HOUSE = Path(__file__).parent.parent
 README = HOUSE / "README.md"
+EXAMPLES = [path for path in sorted(HOUSE.glob("examples/*/README.md")) if "<!-- tour -->" in path.read_text()]
+A_FLEET = (
+    "fleetctl init",
+    "fleetctl up",
+    "fleetctl devices invite cam-1",
+    "fleet-agent enroll wf1.…",
+    "fleet-agent run",
+)
+"""What the tours of the examples find done."""
 USUAL_PORTS = {"api": 8470, "enroll": 8471, "mqtt": 1883}
 
 _BLOCK = re.compile(r"(?P<head><!-- tour -->\n```console\n)(?P<body>.*?)(?P<tail>```)", re.DOTALL)
@@ -30,6 +41,7 @@ _INVITE = re.compile(r"wf1\.[\w-]+")
 _PROGRESS = re.compile(r"(✓ rollout .*\n)(?:.+\n)*(?=\ndevice )")
 _VARYING = (
     (re.compile(r"\b(r|device)-[0-9a-f]{6,}\b"), "ID"),
+    (re.compile(r"\b[0-9a-f]{64}\b"), "DIGEST"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "WHEN"),
     (re.compile(r"\s+"), " "),
     (re.compile(r"\bjust now\b|\b[\d.]+ (?:µs|ms|s|min|h)\b(?: ago)?"), "TIME"),
@@ -57,9 +69,9 @@ def _pairs(body: str) -> list[tuple[str, str]]:
 
 
 class Tour:
-    """A folder with the examples, in which the commands of the tour run one after the other."""
+    """A folder with the examples, in which the commands of a document's tour run one after the other."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, document: Path = README) -> None:
         self._folder = folder
         self._invite = ""
         self._ports: dict[str, int] = {}
@@ -67,10 +79,18 @@ class Tour:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FLEET")}
         self._env = kept | {"PATH": path, "COLUMNS": "100", "NO_COLOR": "1"}
+        self._begins_with = () if document == README else A_FLEET
+        if document != README:
+            self._env["FLEET_AGENT_STATE"] = str(folder / "cam-1")
         ignored = shutil.ignore_patterns("build", "__pycache__")
         shutil.copytree(HOUSE / "examples", folder / "examples", ignore=ignored)
 
     def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.push(self)
+            for command in self._begins_with:
+                self.run(command)
+            stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -135,16 +155,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _write() -> None:
-    """Put what the commands print into the README."""
-    with tempfile.TemporaryDirectory() as folder, Tour(Path(folder)) as tour:
+def _write(document: Path) -> None:
+    """Put what the commands print into a document."""
+    with tempfile.TemporaryDirectory() as folder, Tour(Path(folder), document) as tour:
 
         def rewritten(match: re.Match[str]) -> str:
             said = [f"$ {command}\n{tour.run(command)}".rstrip() for command, _ in _pairs(match["body"])]
             return match["head"] + "\n\n".join(said) + "\n" + match["tail"]
 
-        README.write_text(_BLOCK.sub(rewritten, README.read_text()))
+        document.write_text(_BLOCK.sub(rewritten, document.read_text()))
 
 
 if __name__ == "__main__":
-    _write()
+    for named in sys.argv[1:] or (README, *EXAMPLES):
+        _write(Path(named).resolve())
