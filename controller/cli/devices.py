@@ -70,7 +70,7 @@ def invite_device(  # noqa: PLR0913 - typer reads options from the signature
         list[str] | None, typer.Option("--group", metavar="GROUP", help="Put it into this group; may be repeated.")
     ] = None,
     valid_min: Annotated[
-        int, typer.Option("--valid-min", metavar="MINUTES", min=1, help="How long the invite may be used.")
+        int, typer.Option("--valid-min", metavar="MINUTES", min=1, max=43_200, help="How long it may be used.")
     ] = 60,
     is_replacement: Annotated[
         bool, typer.Option("--replace", help="Let a device that has enrolled come back with a new key.")

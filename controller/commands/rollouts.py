@@ -138,7 +138,7 @@ def _require_work(request: RolloutRequest, planned: Sequence[PlannedDevice]) -> 
         raise RefusedError(f"no device of {', '.join(request.to)} has {request.model}: there is nothing to remove")
     if not planned:
         raise RefusedError(
-            f"no device belongs to {', '.join(request.to)}", hint="invite one with `fleetctl devices invite`"
+            f"there is no device in {', '.join(request.to)} yet", hint="invite one with `fleetctl devices invite`"
         )
     refused = [device for device in planned if device.decision == "refused"]
     if len(refused) == len(planned):
