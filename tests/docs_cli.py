@@ -1,6 +1,8 @@
 """Whether a line of a document is a command that exists, and the reference of `fleet-agent`, read from its parser."""
 
 import argparse
+import contextlib
+import io
 import re
 import shlex
 from collections.abc import Iterable
@@ -87,8 +89,11 @@ def _agent_row(action: argparse.Action) -> str:
 
 
 def _fleet_agent_problem(words: list[str]) -> str | None:
+    said = io.StringIO()
     try:
-        _agent_parser().parse_args(words)
-    except (argparse.ArgumentError, SystemExit) as error:
-        return str(error)
+        with contextlib.redirect_stderr(said):
+            _agent_parser().parse_args(words)
+    except SystemExit:
+        last = said.getvalue().strip().splitlines()[-1]
+        return last.replace("the following arguments are required", "Missing arguments")
     return None
