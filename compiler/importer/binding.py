@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, TypeProto, ValueInfoProto
 
 from compiler.errors import OptionError, UnboundShapeError, UnsupportedError
-from compiler.importer.types import ONNX_TYPES
+from compiler.importer.types import ONNX_TYPES, type_name
 from compiler.ir import TensorType
 from protocol.limits import MAX_RANK
 
@@ -86,7 +86,9 @@ def _tensor(value: ValueInfoProto) -> TypeProto.Tensor:
         raise UnsupportedError([f"input {value.name!r} is no tensor: {value.type.WhichOneof('value')}"])
     tensor = value.type.tensor_type
     if tensor.elem_type not in ONNX_TYPES:
-        raise UnsupportedError([f"input {value.name!r} has elements of type {tensor.elem_type}, which modules lack"])
+        raise UnsupportedError(
+            [f"input {value.name!r} has elements of type {type_name(tensor.elem_type)}, which modules lack"]
+        )
     return tensor
 
 

@@ -3,14 +3,15 @@
 from typing import Final
 
 import msgspec
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
-from compiler.errors import OptionError, UnsupportedError
+from compiler.errors import ModelFileError, OptionError, UnsupportedError
 from compiler.importer import operators
 from compiler.importer.binding import bind_inputs, bind_states, bind_values
 from compiler.importer.pixels import bytes_input
 from compiler.importer.scope import Scope
 from compiler.importer.source import opsets
+from compiler.importer.types import ONNX_TYPES, type_name
 from compiler.importer.walker import Walker
 from compiler.ir import Graph, GraphBuilder
 from compiler.options import CompileOptions
@@ -54,6 +55,7 @@ def import_model(model: ModelProto, options: CompileOptions) -> ImportedModel:
         raise UnsupportedError(problems)
     output_names = [v.name for v in model.graph.output if v.name not in options.states.values()]
     graph = builder.graph([scope.value(name) for name in (*output_names, *options.states.values())])
+    _check_declared(model.graph, graph, output_names)
     for name, output in zip(options.states, graph.outputs[len(output_names) :], strict=True):
         if graph.types[output] != types[name]:
             raise OptionError(f"state {name!r} is {types[name]}, the output that it becomes is {graph.types[output]}")
@@ -64,6 +66,18 @@ def import_model(model: ModelProto, options: CompileOptions) -> ImportedModel:
         state_count=len(options.states),
         labels=_labels(builder, graph, output_names),
     )
+
+
+def _check_declared(file: GraphProto, graph: Graph, names: list[str]) -> None:
+    """Raise ModelFileError for outputs whose elements are not of the type that the file says."""
+    declared = {value.name: value.type.tensor_type.elem_type for value in file.output}
+    for name, value in zip(names, graph.outputs, strict=False):
+        dtype = graph.types[value].dtype
+        if ONNX_TYPES.get(declared[name], dtype) is not dtype:
+            raise ModelFileError(
+                f"not a valid ONNX model: output {name!r} is said to be {type_name(declared[name])}, "
+                f"what is computed is {dtype.value}"
+            )
 
 
 def _labels(builder: GraphBuilder, graph: Graph, names: list[str]) -> dict[str, tuple[str, ...]]:

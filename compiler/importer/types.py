@@ -20,3 +20,9 @@ ONNX_TYPES: Final[dict[int, DType]] = {
     TensorProto.DOUBLE: DType.F64,
 }
 """By the number in a file; other types do not occur in modules."""
+
+
+def type_name(number: int) -> str:
+    """Return the name that ONNX gives a type of elements."""
+    known = TensorProto.DataType.values()
+    return str(TensorProto.DataType.Name(number)) if number in known else f"number {number}"

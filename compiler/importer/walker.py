@@ -7,15 +7,27 @@ without a converter that ONNX defines by other operators is replaced by those.
 from collections.abc import Sequence
 from typing import Final
 
-from onnx import GraphProto, NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
+from onnx import (
+    GraphProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    TypeProto,
+    defs,
+    helper,
+    numpy_helper,
+    shape_inference,
+)
 
 from compiler.errors import InternalError
 from compiler.formula.scalar import unsupported
 from compiler.importer.context import Body, NodeContext, NotConvertibleError
 from compiler.importer.functions import expand
+from compiler.importer.reading import needed_nodes
 from compiler.importer.registry import CONVERTERS
 from compiler.importer.scope import UNKNOWN, Scope
-from compiler.importer.types import ONNX_TYPES
+from compiler.importer.types import ONNX_TYPES, type_name
+from compiler.importer.weights import dense_array
 from compiler.ir import GraphBuilder, Node, TensorType
 from compiler.ir import operations as ops
 
@@ -86,12 +98,16 @@ class Walker:
         """Convert all nodes of a graph."""
         for tensor in graph.initializer:
             scope.bind(tensor.name, self._constant(tensor))
-        for node in graph.node:
+        for sparse in graph.sparse_initializer:
+            scope.bind(sparse.values.name, self._sparse_constant(sparse))
+        for node in needed_nodes(graph):
             self._builder.layer = self._layer(node)
             self._convert(node, scope, self._versions, depth=0)
 
     def convert_body(self, graph: GraphProto, scope: Scope, formals: Sequence[TensorType]) -> Body:
         """Return the body of a branch or a loop, whose inputs are of the given types, as a graph of its own."""
+        if any(kind.elements == 0 for kind in formals):
+            raise NotConvertibleError("a value without elements goes from round to round")
         builder = GraphBuilder()
         inner = Scope(builder, scope)
         names = [builder.input(kind) for kind in formals]
@@ -117,10 +133,18 @@ class Walker:
     def _constant(self, tensor: TensorProto) -> str:
         if tensor.data_type not in ONNX_TYPES:
             self._problems.append(
-                f"constant {tensor.name!r}: elements of type {tensor.data_type} do not occur in modules"
+                f"constant {tensor.name!r}: elements of type {type_name(tensor.data_type)} do not occur in modules: "
+                "export the model with 32-bit floats"
             )
             return UNKNOWN
         return self._builder.constant(numpy_helper.to_array(tensor))
+
+    def _sparse_constant(self, tensor: SparseTensorProto) -> str:
+        try:
+            return self._builder.constant(dense_array(tensor))
+        except (ValueError, IndexError) as error:
+            self._problems.append(f"sparse constant {tensor.values.name!r}: {error}")
+            return UNKNOWN
 
     def _layer(self, node: NodeProto) -> str:
         """Return a name for the layer that no other has."""

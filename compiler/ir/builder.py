@@ -91,6 +91,8 @@ class GraphBuilder:
         arrays = [self._constants[name] for name in inputs if name in self._constants]
         if len(arrays) == len(inputs) and sum(t.size_bytes for t in types) <= MAX_FOLDED_BYTES:
             outputs = tuple(self.constant(result) for result in evaluate(operation, arrays))
+        elif all(kind.elements == 0 for kind in types):  # nothing is to be computed, and all of it is known
+            outputs = tuple(self.constant(np.empty(kind.shape, kind.dtype.numpy)) for kind in types)
         else:
             outputs = tuple(self._name(kind) for kind in types)
             self._nodes.append(Node(self.layer, operation, inputs, outputs))

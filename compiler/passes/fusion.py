@@ -18,6 +18,8 @@ _RESULT = "the result itself"
 _FIXED_INPUTS: dict[type[ops.Operation], int] = {ops.Conv: 3, ops.MatMul: 3}
 """How many inputs come before the further operands of an epilogue."""
 MAX_EPILOGUE_INPUTS = 4
+MAX_INSTRUCTIONS = 128
+"""Of one formula. More values at a time than registers gain nothing, and fusing takes the longer the longer it gets."""
 
 
 def fuse_elementwise(graph: Graph) -> Graph:
@@ -61,6 +63,8 @@ def _with_producer(edit: Edit, node: Node, operation: ops.Map) -> tuple[int, Nod
 def _merge(node: Node, operation: ops.Map, name: str, producer: Node) -> Node | None:
     match producer.operation:
         case ops.Map(inner):
+            if len(operation.formula.instructions) + len(inner.instructions) > MAX_INSTRUCTIONS:
+                return None
             formula, inputs = fused(operation.formula, node.inputs, name, inner, producer.inputs)
             return msgspec.structs.replace(node, operation=ops.Map(formula), inputs=inputs)
         case ops.Conv(epilogue=inner) | ops.MatMul(epilogue=inner):

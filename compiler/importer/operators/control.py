@@ -66,9 +66,11 @@ def _is_true(body: Body, name: str) -> bool:
 
 def _counted(n: NodeContext, body: Body, count: int, stacked: int) -> None:
     """Add a loop of a fixed number of rounds; each gets its number as an entry of a value."""
-    if count < 1:
-        raise n.refuse("it runs no round")
     initial = [n[position] for position in range(2, n.count)]
+    if count < 1:
+        given = [body.graph.type(name) for name in body.outputs[len(body.outputs) - stacked :]]
+        nothing = [n.graph.constant(np.empty((0, *kind.shape), kind.dtype.numpy)) for kind in given]
+        return n.set(*initial, *nothing)
     captured = [*body.captured, n.graph.constant(np.asarray(True))]
     # In the order of a scan: states, the number of the round, what every round sees.
     number, truth, *states = body.inputs
@@ -76,7 +78,7 @@ def _counted(n: NodeContext, body: Body, count: int, stacked: int) -> None:
     graph = body.graph.graph(body.outputs[1:], inputs=[*states, number, *behind, truth])
     operation = ops.Scan(graph, count, len(states), (False,), (False,) * stacked)
     numbers = n.graph.constant(np.arange(count))
-    n.set(*n.graph.add_many(operation, *initial, numbers, *captured))
+    return n.set(*n.graph.add_many(operation, *initial, numbers, *captured))
 
 
 @operator("Scan")

@@ -8,7 +8,7 @@ import numpy as np
 from compiler.formula import Term
 from compiler.importer.context import NodeContext
 from compiler.importer.registry import CONVERTERS, operator
-from compiler.importer.types import ONNX_TYPES
+from compiler.importer.types import ONNX_TYPES, type_name
 
 _UNARY: Final = {
     "Abs": "abs",
@@ -141,7 +141,7 @@ def cast(n: NodeContext) -> None:
     """To the type that the attribute names."""
     to = n.integer("to", 0)
     if to not in ONNX_TYPES:
-        raise n.refuse(f"elements of type {to} do not occur in modules")
+        raise n.refuse(f"elements of type {type_name(to)} do not occur in modules")
     n.set(n.graph.cast(ONNX_TYPES[to], n[0]))
 
 

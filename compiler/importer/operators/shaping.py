@@ -7,6 +7,7 @@ import numpy as np
 from compiler.importer.context import NodeContext
 from compiler.importer.registry import operator
 from compiler.importer.types import ONNX_TYPES
+from compiler.importer.weights import dense_array
 from compiler.ir import operations as ops
 
 
@@ -16,8 +17,10 @@ def constant(n: NodeContext) -> None:
     for name in ("value_int", "value_ints", "value_float", "value_floats"):
         if (value := n.attribute(name)) is not None:
             return n.set(n.graph.constant(np.asarray(value, np.int64 if "int" in name else np.float32)))
+    if (sparse := n.attribute("sparse_value")) is not None:
+        return n.set(n.graph.constant(dense_array(sparse)))
     if n.attribute("value") is None:
-        raise n.refuse("it is text or sparse")
+        raise n.refuse("it is text")
     return n.set(n.graph.constant(n.tensor("value")))
 
 
