@@ -200,7 +200,7 @@ def test_compiler_has_a_time_limit(folder: Path, text: Text) -> None:
 
 
 def test_compiler_is_polite(folder: Path, text: Text) -> None:
-    """Compiling takes what others leave: low priority, first to die when memory is short."""
+    """Compiling takes what others leave: idle processors, low priority, first to die when memory is short."""
     wasm = assemble(text(more=MANY_FUNCTIONS))
     thread = threading.Thread(target=lambda: run(wasm, ModuleCache(folder, KEY)))
     thread.start()
@@ -209,7 +209,21 @@ def test_compiler_is_polite(folder: Path, text: Text) -> None:
         seen |= {manners(pid) for pid in children(os.getpid())}
         time.sleep(0.005)
     thread.join()
-    assert (10, 1000) in seen
+    assert (10, 1000, os.SCHED_IDLE) in seen
+
+
+def test_compiler_insists_after_a_while() -> None:
+    """On a device that is never idle the compiler is an ordinary, nice process in the end."""
+    code = """if True:
+        import os, threading
+        from agent.runtime import compiler_process
+        compiler_process._PATIENCE_S = 0.0
+        compiler_process._give_way()
+        for thread in threading.enumerate()[1:]:
+            thread.join()
+        print(os.sched_getscheduler(0), os.nice(0))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert f"{os.SCHED_OTHER} 10" == done.stdout.strip()
 
 
 def children(parent: int) -> list[int]:
@@ -224,10 +238,10 @@ def children(parent: int) -> list[int]:
     return found
 
 
-def manners(pid: int) -> tuple[int, int] | None:
+def manners(pid: int) -> tuple[int, int, int] | None:
     try:
         nice = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16])
-        return nice, int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+        return nice, int(Path(f"/proc/{pid}/oom_score_adj").read_text()), os.sched_getscheduler(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
 
