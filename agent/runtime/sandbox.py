@@ -143,11 +143,14 @@ class ThreadSandbox:
         self.memory_bytes = self._memory.data_len(self._store)
         limits = self._memory.type(self._store).limits
         self._can_grow = limits.min != limits.max
-        calls = {name: Call(self._store, e, self._watch, ticks) for name, e in exports.items() if isinstance(e, Func)}
+
+        def call(name: str) -> Call:
+            return Call(self._store, cast("Func", exports[name]), self._watch, ticks)
+
         # Bound methods: calling one costs less than calling an object.
-        self._infer = calls["fleet_infer"].run
-        self._reset = calls["fleet_reset"].run if "fleet_reset" in calls else None
-        self._locate = calls["fleet_input"].run_with, calls["fleet_output"].run_with
+        self._infer = call("fleet_infer").run
+        self._reset = call("fleet_reset").run if "fleet_reset" in exports else None
+        self._locate = call("fleet_input").run_with, call("fleet_output").run_with
         self._addresses = self._read_addresses()
         self.check_addresses()
         self._check_overlap()
