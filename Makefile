@@ -5,7 +5,7 @@
 #   make test-all   the slow tests, which `make test` leaves out
 #   make fuzz       the property tests with 50 times as many random examples
 #   make peers      set up what benchmarks compare with (onnxruntime-web; needs npm)
-#   make bench      measure compiled models beside their peers (docs/PERFORMANCE.md)
+#   make bench      measure compiled models beside their peers, and the device runtime (docs/PERFORMANCE.md)
 #   make docs       write the parts of the documents that are made from the code
 #   make lint       formatting, lint and types alone
 #   make clean      remove the virtual environment and all caches
@@ -46,6 +46,7 @@ peers: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python benchmarks/runtime.py
 
 docs: $(VENV)/.ready-dev
 	$(BIN)/python -m controller.cli.reference > docs/CLI.md

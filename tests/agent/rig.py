@@ -41,6 +41,7 @@ class Backend:
     def __init__(self, url: str, signing: Signing, prefix: str = "fleet") -> None:
         self.signing = signing
         self.topics = Topics(prefix)
+        self.chunk_bytes = CHUNK_BYTES
         self.receipts: list[Receipt] = []
         self.telemetry: list[TelemetryRecord] = []
         self.liveness: list[Liveness] = []
@@ -75,7 +76,7 @@ class Backend:
 
     def publish_files(self, *bundles: Bundle) -> None:
         for data in (file for b in bundles for file in (b.raw, *b.files)):
-            blob = self.add_blob(cut(data, CHUNK_BYTES))
+            blob = self.add_blob(cut(data, self.chunk_bytes))
             self.publish(self.topics.offer(blob.index.digest), blob.offer.to_bytes())
             self.publish(self.topics.chunk_index(blob.blob), blob.index.to_bytes())
             for number in range(len(blob.index.chunks)):
