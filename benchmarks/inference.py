@@ -9,7 +9,6 @@ than 1 is faster). `make peers` sets the peers up; what is missing is left out o
 import argparse
 import json
 import math
-import shutil
 import statistics
 import sys
 import tempfile
@@ -19,12 +18,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.engines import PEERS, Run, Web, interleaved, load, native, ours
 from compiler import compile_model
-from compiler.kernels.peak import copy_load, multiply_add_load
+from controller.benching.engines import PeerError, Run, Web, interleaved, measure_limits, native, ours
 from tests.compiler.models import BUILT, PACKAGED, Inputs, Model
 
-ROUND_MS = 60.0
+PEERS = Path(__file__).parent / "peers"
 SAME_NETWORK = {"silero-vad-8k", "silero-vad-op15", "silero-vad-half"}
 """Other files of a network that is measured."""
 MODELS = tuple(model for model in (*BUILT, *PACKAGED) if model.name not in SAME_NETWORK)
@@ -56,13 +54,18 @@ def measure(model: Model, web: Web | None, rounds: int) -> Row:
     compiled = compile_model(source, model.options)
     build_s = time.perf_counter() - start
     settings: Inputs = {name: np.array(value) for name, value in model.options.input_values.items()}
-    engines: dict[str, Run] = {"ours": ours(compiled, inputs), "native": native(source, {**inputs, **settings})}
+    raw = [inputs[tensor.name].tobytes() for tensor in compiled.spec.inputs]
+    engines: dict[str, Run] = {
+        "ours": ours(compiled.wasm, compiled.spec, raw),
+        "native": native(source, {**inputs, **settings}),
+    }
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         file.write(source)
         file.flush()
         if web is not None:
             engines["web"] = web.run(model.name, Path(file.name), {**inputs, **settings})
-    medians = interleaved(engines, rounds, ROUND_MS)
+    times = interleaved(engines, rounds)
+    medians = {name: list(map(statistics.median, of_rounds)) for name, of_rounds in times.items()}
     middle = {name: statistics.median(values) for name, values in medians.items()}
     work = 2 * sum(layer.multiply_adds for layer in compiled.layers)
     web_ms = middle.get("web")
@@ -79,13 +82,6 @@ def measure(model: Model, web: Web | None, rounds: int) -> Row:
         constant_bytes=compiled.constant_bytes,
         arena_ratio=compiled.arena_bytes / max(compiled.arena_bound_bytes, 1),
     )
-
-
-def peaks() -> dict[str, float]:
-    """Return what this machine can do at most in WebAssembly: operations and bytes, in 1e9 each second."""
-    loads = {"peak_gflops": multiply_add_load(), "copy_gb_s": copy_load()}
-    times = interleaved({name: load(work.wasm) for name, work in loads.items()}, 5, ROUND_MS)
-    return {name: work.units / min(times[name]) * 1e-6 for name, work in loads.items()}
 
 
 def geometric_mean(rows: list[Row]) -> float | None:
@@ -119,13 +115,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options = parser.parse_args()
     chosen = _chosen(options.model)
-    has_web = shutil.which("node") is not None and (PEERS / "node_modules").is_dir()
-    if not has_web:
-        print("onnxruntime-web is not set up: run `make peers`", file=sys.stderr)
-    web = Web() if has_web else None
-    limits = peaks()
+    try:
+        web = Web(PEERS)
+    except PeerError as error:
+        print(f"{error}: run `make peers`", file=sys.stderr)
+        web = None
+    limits = measure_limits()
     if not options.json:
-        print(f"peak {limits['peak_gflops']:.1f} GFLOP/s, copy {limits['copy_gb_s']:.1f} GB/s")
+        print(f"peak {limits.peak_gflops:.1f} GFLOP/s, copy {limits.copy_gb_s:.1f} GB/s")
         print(
             f"{'model':20}{'ours ms':>10}{'web ms':>10}{'native ms':>10}{'/ web':>8}{'spread':>8}"
             f"{'GFLOP/s':>9}{'build s':>8}{'code KiB':>9}{'arena':>7}"
@@ -141,7 +138,11 @@ def main() -> None:
             web.close()
     mean = geometric_mean(rows)
     if options.json:
-        print(json.dumps({**limits, "rows": msgspec.to_builtins(rows), "geometric_mean": mean}, indent=2))
+        print(
+            json.dumps(
+                {**msgspec.to_builtins(limits), "rows": msgspec.to_builtins(rows), "geometric_mean": mean}, indent=2
+            )
+        )
     elif mean is not None:
         print(f"geometric mean / web: {mean:.3f}")
 

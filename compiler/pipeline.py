@@ -15,12 +15,14 @@ from compiler.ir.check import check
 from compiler.lowering.nodes import lower
 from compiler.options import CompileOptions
 from compiler.passes import PASSES, everywhere
-from compiler.section import with_model_section
+from compiler.section import Plan, with_model_section, with_plan_section
 from protocol.errors import LimitExceededError, MalformedError
 from protocol.limits import MAX_TENSORS
 from protocol.tensors import ModelSpec, TensorSpec
 
 PRODUCER = "wasmfleet"
+PROFILE_INPUT = "fleet.profile"
+"""The last input of a profiling module."""
 
 
 class CompiledModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,12 +61,28 @@ def optimise(imported: ImportedModel) -> ImportedModel:
     return msgspec.structs.replace(imported, graph=graph)
 
 
-def generate(optimised: ImportedModel, options: CompileOptions, name: str | None) -> CompiledModel:
-    """Return the module of a model, for the target of the options; raises TooLargeError or UnsupportedError."""
+def generate(
+    optimised: ImportedModel, options: CompileOptions, name: str | None, *, is_profiled: bool = False
+) -> CompiledModel:
+    """Return the module of a model, for the target of the options; raises TooLargeError or UnsupportedError.
+
+    A profiling module has one more input: two 32-bit numbers, which layer to run (of those that are not inner) and how
+    often, or -1 for all of them once.
+    """
     spec = _spec(optimised, options, name)
-    emitted = emit(lower(optimised.graph, options.target, optimised.state_count), options.target)
+    if is_profiled:
+        profile = TensorSpec(name=PROFILE_INPUT, datatype="INT32", shape=(2,))
+        spec = msgspec.structs.replace(spec, inputs=(*spec.inputs, profile))
+    lowered = lower(optimised.graph, options.target, optimised.state_count)
+    emitted = emit(lowered, options.target, is_profiled=is_profiled)
+    plan = Plan(
+        constant_bytes=emitted.constant_bytes,
+        arena_bytes=emitted.arena.size_bytes,
+        arena_bound_bytes=emitted.arena.bound_bytes,
+        layers=tuple((layer.function, layer.multiply_adds) for layer in emitted.layers),
+    )
     return CompiledModel(
-        wasm=with_model_section(emitted.wasm, spec),
+        wasm=with_model_section(with_plan_section(emitted.wasm, plan), spec),
         spec=spec,
         memory_bytes=emitted.memory_bytes,
         constant_bytes=emitted.constant_bytes,

@@ -1,13 +1,46 @@
-"""The `fleet.model` section: a module's description of itself, written into it and read from it.
+"""What a module says of itself: its tensors in `fleet.model`, its memory and layers in `fleet.plan`.
 
-Refuses what is not a wasm module. Every other section keeps its place and its payload.
+Refuses what is not a wasm module. Every other section keeps its place and its payload. `fleet.plan` is for tools that
+show a module; no device reads it.
 """
+
+from typing import Final
+
+import msgspec
 
 from compiler import wasm as encoder
 from compiler.wasm import leb
+from protocol.codec import decode, encode
 from protocol.errors import MalformedError
 from protocol.tensors import SECTION_NAME, ModelSpec
 from protocol.wasm import CUSTOM_SECTION, custom_section, sections
+
+PLAN_SECTION: Final = "fleet.plan"
+MAX_PLAN_BYTES: Final = 1024 * 1024
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How a module uses its memory, and what its layers do."""
+
+    constant_bytes: int
+    arena_bytes: int
+    arena_bound_bytes: int
+    """What lives at the same time, at its greatest: no plan could do with less."""
+    layers: tuple[tuple[int, int], ...]
+    """The number of the function of each layer, in the order in which they run, and its multiply-adds."""
+
+
+def with_plan_section(wasm: bytes, plan: Plan) -> bytes:
+    """Return `wasm` with its plan at its end."""
+    return wasm + encoder.custom_section(PLAN_SECTION, encode(plan))
+
+
+def read_plan_section(wasm: bytes) -> Plan | None:
+    """Return the plan of `wasm`, or None when it has none; raises ProtocolError."""
+    payload = custom_section(wasm, PLAN_SECTION)
+    if payload is None:
+        return None
+    return decode(payload, Plan, limit_bytes=MAX_PLAN_BYTES, what=f"{PLAN_SECTION} section")
 
 
 def with_model_section(wasm: bytes, spec: ModelSpec) -> bytes:

@@ -18,7 +18,7 @@ from compiler.inspect.report import (
     MemoryReport,
     ModuleReport,
 )
-from compiler.section import read_model_section
+from compiler.section import read_model_section, read_plan_section
 from compiler.wasm.types import PAGE_BYTES
 from protocol.errors import MalformedError
 from protocol.wasm import sections
@@ -57,6 +57,7 @@ def inspect_module(wasm: bytes) -> ModuleReport:
         custom_sections=tuple(found.custom_sections),
         required_features=required_features(wasm),
         spec=read_model_section(wasm),
+        plan=read_plan_section(wasm),
     )
 
 

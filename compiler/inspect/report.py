@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from compiler.section import Plan
 from protocol.tensors import ModelSpec
 
 Kind = Literal["function", "table", "memory", "global"]
@@ -71,11 +72,20 @@ class ModuleReport(msgspec.Struct, frozen=True, kw_only=True):
     custom_sections: tuple[CustomSection, ...]
     required_features: tuple[str, ...]
     spec: ModelSpec | None
+    plan: Plan | None = None
+    """Of a module that this compiler wrote."""
 
     @property
     def code_bytes(self) -> int:
         """The size of all function bodies."""
         return sum(function.code_bytes for function in self.functions)
+
+    @property
+    def layers(self) -> tuple[tuple[FunctionReport, int], ...]:
+        """The functions of the layers in the order in which they run, with their multiply-adds."""
+        functions = {function.index: function for function in self.functions}
+        entries = self.plan.layers if self.plan else ()
+        return tuple((functions[number], work) for number, work in entries if number in functions)
 
     @property
     def data_bytes(self) -> int:

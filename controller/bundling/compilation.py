@@ -35,6 +35,8 @@ class Compilation(msgspec.Struct, frozen=True, kw_only=True):
     file_name: str
     file: FileRef
     models: "tuple[compiler.CompiledModel, ...]"
+    profiled: "tuple[compiler.CompiledModel, ...]" = ()
+    """The same for profiling, when it was asked for."""
 
     def source(self) -> ModelSource:
         """Return the source of a release: the first module, and the others for engines that lack what it needs."""
@@ -55,33 +57,41 @@ def is_onnx(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX
 
 
-def compile_file(path: Path, options: CompileOptions, targets: Sequence[Target], say: Say) -> Compilation:
+def compile_file(
+    path: Path, options: CompileOptions, targets: Sequence[Target], say: Say, *, is_profiled: bool = False
+) -> Compilation:
     """Return the modules of the ONNX model at `path`; raises CompilationError with everything that is wrong."""
     try:
-        return _compile(path, options, targets, say)
+        return _compile(path, options, targets, say, is_profiled=is_profiled)
     except CompilerError as error:
         raise refused_by_compiler(path.name, error) from error
     except OSError as error:
         raise CompilationError(f"cannot read {path}: {error.strerror}", hint="give the path of a model file") from error
 
 
-def _compile(path: Path, options: CompileOptions, targets: Sequence[Target], say: Say) -> Compilation:
+def _compile(
+    path: Path, options: CompileOptions, targets: Sequence[Target], say: Say, *, is_profiled: bool
+) -> Compilation:
     model = compiler.read_model(path)
     say("read", f"{path.name}: {compiler.node_count(model):,} nodes")
     imported = compiler.import_model(model, options)
     say("import", f"{len(imported.graph.nodes):,} operations, every one supported")
     optimised = compiler.optimise(imported)
     say("optimise", f"{len(optimised.graph.nodes):,} operations left")
-    models = []
+    models, profiled = [], []
     for target in targets:
         started = time.monotonic()
         chosen = msgspec.structs.replace(options, target=target)
         compiled = compiler.generate(optimised, chosen, options.name or _stem(path))
         models.append(compiled)
+        if is_profiled:
+            profiled.append(compiler.generate(optimised, chosen, options.name, is_profiled=True))
         needs = ", ".join(required_features(compiled.wasm)) or "no feature"
         took_s = time.monotonic() - started
         say("compile", f"{len(compiled.layers):,} layers, {len(compiled.wasm):,} bytes; needs {needs}; {took_s:.1f} s")
-    return Compilation(file_name=path.name, file=FileRef.of(path.read_bytes()), models=tuple(models))
+    return Compilation(
+        file_name=path.name, file=FileRef.of(path.read_bytes()), models=tuple(models), profiled=tuple(profiled)
+    )
 
 
 def _stem(path: Path) -> str | None:

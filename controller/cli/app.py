@@ -11,6 +11,7 @@ import typer
 
 from controller.cli import (
     backup,
+    bench,
     building,
     devices,
     inspection,
@@ -80,6 +81,9 @@ app.command(
         "fleetctl build model.onnx --input-shape image=1x3x224x224 --uint8-input image --normalize 127.5,127.5",
     ),
 )(building.build)
+app.command("bench", epilog=example("fleetctl bench model.onnx --layers --peers", "fleetctl bench model.wasm"))(
+    bench.bench
+)
 app.command("run", epilog=example("fleetctl run model.wasm --input sample.json"))(running.run_model)
 app.command("inspect", epilog=example("fleetctl inspect model.wasm"))(inspection.inspect_file)
 app.add_typer(devices.app, name="devices")

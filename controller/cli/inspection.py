@@ -44,16 +44,27 @@ def inspect_file(file: options.ModelFile, is_json: options.Json = False) -> None
     found = _inspect(file, wasm)
     screen.document(found)
     screen.say(facts(file.name, _rows(found)))
-    largest = sorted(found.module.functions, key=lambda function: function.code_bytes, reverse=True)[:_LARGEST]
-    if largest:
-        rows = ((f.name or f"function {f.index}", f.signature, wording.size(f.code_bytes)) for f in largest)
-        screen.say()
-        screen.table(("largest functions", "signature", "code"), rows, right=("code",))
+    screen.say()
+    _show_functions(screen, found.module)
     screen.say()
     for problem in found.problems:
         screen.say(Text.assemble(("✗ ", "red"), plain(problem)))
     if not found.problems:
         screen.say(Text.assemble(("✓ ", "green"), "a device can load it; `fleetctl run` tries it here"))
+
+
+def _show_functions(screen: Screen, module: ModuleReport) -> None:
+    """Show the layers of a module of our compiler with their work, else the largest functions."""
+    if module.layers:
+        layers = (
+            (f.name or f"function {f.index}", f"{work:,}", wording.size(f.code_bytes)) for f, work in module.layers
+        )
+        screen.table(("layer", "multiply-adds", "code"), layers, right=("multiply-adds", "code"))
+        return
+    largest = sorted(module.functions, key=lambda function: function.code_bytes, reverse=True)[:_LARGEST]
+    rows = ((f.name or f"function {f.index}", f.signature, wording.size(f.code_bytes)) for f in largest)
+    if largest:
+        screen.table(("largest functions", "signature", "code"), rows, right=("code",))
 
 
 def _inspect(file: Path, wasm: bytes) -> Inspection:
@@ -95,6 +106,15 @@ def _rows(found: Inspection) -> Iterator[tuple[str, str]]:
         state = ", keeps state between calls" if spec.stateful else ""
         yield "caps", f"{spec.stack_kib} KiB of stack, {spec.deadline_ms:,} ms for a call{state}"
     yield "memory", "\n".join(map(_memory, module.memories)) or "none"
+    if (plan := module.plan) is not None:
+        ratio = (
+            f" ({plan.arena_bytes / plan.arena_bound_bytes:.2f} x what lives at once)" if plan.arena_bound_bytes else ""
+        )
+        yield (
+            "plan",
+            f"{wording.size(plan.constant_bytes)} of constants, {wording.size(plan.arena_bytes)} of values{ratio}",
+        )
+        yield "work", wording.count(sum(work for _, work in plan.layers), "multiply-add") + " a call"
     yield "requires", ", ".join(module.required_features) or "nothing special"
     yield "exports", ", ".join(export.name for export in module.exports) or "none"
     yield "imports", ", ".join(f"{i.module}.{i.name}" for i in module.imports) or "none"

@@ -63,6 +63,19 @@ def test_the_document_says_what_was_built(cnn: Path) -> None:
     assert "Conv_0" == built["layers"][0]["name"]
 
 
+def test_inspect_shows_layers_and_plan(cnn: Path) -> None:
+    """Each layer with its work and code, and how the memory is used."""
+    call("build", str(cnn), "-o", "m.wasm")
+    shown = call("inspect", "m.wasm").stdout
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["Conv_4", "903,168"] == next(row for row in rows if row[:1] == ["Conv_4"])[:2]
+    assert ["work", "1,050,560", "multiply-adds", "a", "call"] in rows
+    assert any(row[:1] == ["plan"] and "of constants" in " ".join(row) for row in rows)
+    module = json.loads(call("inspect", "m.wasm", "--json").stdout)["module"]
+    named = {f["index"]: f["name"] for f in module["functions"]}
+    assert "Conv_0" == named[module["plan"]["layers"][0][0]]
+
+
 def test_the_same_bytes_in_every_process(cnn: Path) -> None:
     """Whatever the hashes of strings are, for each target."""
     for simd in ("relaxed", "simd128"):

@@ -1,9 +1,12 @@
 // Runs ONNX models in onnxruntime-web, one thread, SIMD. One JSON command for each line of standard input, one JSON
 // answer for each line of standard output: {"load": name, "path", "inputs": {name: {type, shape, data (base64)}}}, or
 // {"run": name, "count"} -> {"ms": [...]}.
-import * as ort from 'onnxruntime-web';
+// The first argument is the folder in which `npm install` put it.
 import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
+
+const ort = createRequire(process.argv[2] + '/')('onnxruntime-web');
 
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.simd = true;

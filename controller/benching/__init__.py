@@ -1,0 +1,1 @@
+"""How fast a model runs here: what runs it, in turns with its peers, and how long each of its layers takes."""
