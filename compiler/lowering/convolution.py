@@ -46,7 +46,7 @@ def _bordered(low: Lowering, image: Placement, pads: tuple[int, int, int, int]) 
 
 
 def _has_channels_together(placement: Placement) -> bool:
-    return placement.strides[_CHANNEL] == 1 or placement.shape[_CHANNEL] == 1
+    return placement.is_forward and (placement.strides[_CHANNEL] == 1 or placement.shape[_CHANNEL] == 1)
 
 
 def _kind(placement: Placement) -> TensorType:

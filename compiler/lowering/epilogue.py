@@ -40,7 +40,7 @@ def finish_with(f: Function, target: Target, epilogue: Formula) -> Finish:
 def spread_extras(low: Lowering, extras: Sequence[Placement], shape: Sequence[int], channel: int) -> list[Placement]:
     """Return further operands over the shape of the result, each with its channels together or all the same."""
     result = []
-    for extra in extras:
+    for extra in (e if e.is_forward else low.dense(e) for e in extras):
         spread = broadcast(extra, shape)
         is_fit = shape[channel] == 1 or spread.strides[channel] in {0, 1}
         result.append(spread if is_fit else broadcast(low.with_innermost(extra, channel - len(shape)), shape))

@@ -25,7 +25,7 @@ def lower_matmul(low: Lowering, node: Node, operation: ops.MatMul) -> None:
     a, b_name, bias_name = low.placement(node.inputs[0]), node.inputs[1], node.inputs[2]
     result = low.result(node.outputs[0])
     output = result if result.strides[-1] == 1 or result.shape[-1] == 1 else low.place_dense(result)
-    a = a if a.strides[-1] == 1 or a.shape[-1] == 1 else low.dense(a)
+    a = a if a.is_forward and (a.strides[-1] == 1 or a.shape[-1] == 1) else low.dense(a)
     a = broadcast(a, (*output.shape[:-2], *a.shape[-2:]))
     extras = spread_extras(low, [low.placement(n) for n in node.inputs[3:]], output.shape, len(output.shape) - 1)
     operands = [a, output, *extras]

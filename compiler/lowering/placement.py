@@ -40,6 +40,11 @@ class Placement(msgspec.Struct, frozen=True):
             for n, have, want in zip(self.shape, self.strides, row_major(self.shape), strict=True)
         )
 
+    @property
+    def is_forward(self) -> bool:
+        """Whether no dimension runs backwards: kernels reach neighbours by offsets, which are never negative."""
+        return all(stride >= 0 for stride in self.strides)
+
     def byte_stride(self, axis: int) -> int:
         """Return the distance between neighbours along a dimension, in bytes."""
         return self.strides[axis] * self.dtype.item_bytes
