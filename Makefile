@@ -6,6 +6,7 @@
 #   make fuzz       the property tests with 50 times as many random examples
 #   make peers      set up what benchmarks compare with (onnxruntime-web; needs npm)
 #   make bench      measure compiled models beside their peers, and the device runtime (docs/PERFORMANCE.md)
+#   make soak       swap a thousand releases while inference runs, on both isolation levels; fails on any leak or lost call
 #   make docs       write the parts of the documents that are made from the code
 #   make lint       formatting, lint and types alone
 #   make clean      remove the virtual environment and all caches
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test test-all lint fuzz peers bench docs clean
+.PHONY: demo test test-all lint fuzz peers bench soak docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/fleetctl demo
@@ -47,6 +48,9 @@ peers: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python benchmarks/runtime.py
+
+soak: $(VENV)/.ready-dev
+	$(BIN)/python benchmarks/soak.py
 
 docs: $(VENV)/.ready-dev
 	$(BIN)/python -m controller.cli.reference > docs/CLI.md

@@ -1,4 +1,4 @@
-"""The benchmark of the device runtime runs; what it measures is not judged here, on a busy machine."""
+"""The benchmark and the soak of the device runtime run; times are not judged here, on a busy machine."""
 
 import json
 import subprocess
@@ -18,3 +18,15 @@ def test_benchmark_prints_one_object_of_medians() -> None:
     assert {"host_overhead_us", "rollback_ms"} == set(figures)
     assert all(value > 0 for value in figures.values())
     assert "plain wasmtime-py" in done.stderr
+
+
+def test_soak_finds_nothing_in_a_few_swaps() -> None:
+    """Both isolation levels: no call is lost, nothing but memory that still settles grows, no file is left behind."""
+    argv = [sys.executable, "benchmarks/soak.py", "--swaps", "12", "--json"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    seen = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ["thread", "process"] == [each["isolation"] for each in seen], done.stderr
+    for each in seen:
+        problems = [problem for problem in each["problems"] if not problem.startswith("memory grows")]
+        assert (0, []) == (each["lost"], problems)
+        assert each["inferences"] > 0
