@@ -68,14 +68,18 @@ class Capture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Captures:
-    """The folder of captures. `max_count` 0 keeps none. Safe to use from many threads."""
+    """The folder of captures. It keeps none until it is allowed to. Safe to use from many threads."""
 
     def __init__(self, folder: Path, *, isolation: Isolation = "thread") -> None:
         self._folder = folder
         self._isolation = isolation
         self._lock = threading.Lock()
-        self.max_count = 0
-        self.max_bytes = 0
+        self._max_count = self._max_bytes = 0
+
+    def allow(self, max_count: int, max_bytes: int) -> None:
+        """Keep so many from now on, of so many bytes together; what is there stays until the next one comes."""
+        with self._lock:
+            self._max_count, self._max_bytes = max_count, max_bytes
 
     def add(self, manifest: Manifest, caps: Caps, inputs: Sequence[bytes], fault: FaultFacts) -> str | None:
         """Keep one, unless there is one of this fault or no room; return the name of the file. Raises OSError."""
@@ -83,7 +87,7 @@ class Captures:
         digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
         path = self._folder / f"{manifest.model}-{manifest.version}-{digest}{SUFFIX}"
         with self._lock:
-            if self.max_count == 0:
+            if self._max_count == 0:
                 return None
             if path.exists():
                 return path.name
@@ -97,7 +101,7 @@ class Captures:
                 arch=platform.machine(),
             )
             raw = b"".join((msgspec.json.encode(head), b"\n", *inputs))
-            if len(raw) > self.max_bytes:
+            if len(raw) > self._max_bytes:
                 return None
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._make_room(len(raw))
@@ -109,7 +113,7 @@ class Captures:
         used = sum(size for _, size, _ in kept)
         count = len(kept)
         for _, size, path in kept:
-            if count < self.max_count and used + size_bytes <= self.max_bytes:
+            if count < self._max_count and used + size_bytes <= self._max_bytes:
                 return
             path.unlink(missing_ok=True)
             used, count = used - size, count - 1

@@ -87,7 +87,16 @@ def _add_commands(command: _NewCommand) -> None:
     sub.set_defaults(run=_enroll)
 
     sub = command("run", "run the agent until it is told to stop", "run --state ./device-1")
+    sub.add_argument(
+        "--log-format",
+        choices=("auto", "text", "json", "journal"),
+        default="auto",
+        help="on standard error: text, JSON lines, or lines with a priority for systemd's journal (default: by itself)",
+    )
     sub.set_defaults(run=_run)
+
+    sub = command("systemd-unit", "print a unit file that runs this agent as a service", "systemd-unit")
+    sub.set_defaults(run=_systemd_unit)
 
     sub = command("status", "show the device, its link and its models", "status --json")
     sub.add_argument("--json", action="store_true", help="print as JSON")
@@ -147,12 +156,19 @@ def _run(arguments: argparse.Namespace) -> int:
             f"this device is not enrolled ({arguments.state} does not exist): run `fleetctl devices invite` on the "
             f"operator's machine and paste the line that it prints, `fleet-agent enroll <invite>`, here"
         )
-    handlers = start_logging(arguments.state)
+    handlers = start_logging(arguments.state, arguments.log_format)
     try:
         Daemon(arguments.state).run()
     finally:
         for handler in handlers:
             handler.close()
+    return 0
+
+
+def _systemd_unit(_: argparse.Namespace) -> int:
+    from agent.systemd import unit  # noqa: PLC0415 - the other commands need none of it
+
+    _print(unit().rstrip())
     return 0
 
 

@@ -9,6 +9,7 @@ from agent.engine import actions, step
 from agent.engine.actions import Action
 from agent.engine.events import Event, Resumed, Started
 from agent.errors import StateError
+from agent.logs import named
 from agent.store import Store
 from protocol.errors import TransitionError
 
@@ -67,4 +68,13 @@ class Core:
         if isinstance(action, actions.EmitReceipt) and action.progress is None:
             why = f": {action.reason.message}" if action.reason else ""
             level = logging.WARNING if action.reason else logging.INFO
-            _log.log(level, "%s %s %s%s", action.model, action.version, action.state, why)
+            told = named(
+                "deployment",
+                model=action.model,
+                version=action.version,
+                deployment=action.deployment_id,
+                state=action.state,
+                reason=action.reason.code if action.reason else None,
+                measures=action.measures,
+            )
+            _log.log(level, "%s %s %s%s", action.model, action.version, action.state, why, extra=told)

@@ -26,7 +26,7 @@ from agent.download import Downloads
 from agent.engine import next_deadline_ms
 from agent.engine.actions import Action
 from agent.engine.events import Event, Faulted, Planned, Stopping, Ticked
-from agent.errors import AgentError, StateError
+from agent.errors import AgentError, PolicyError, StateError
 from agent.executor import Executor
 from agent.files import Files
 from agent.host import ModelHost
@@ -34,13 +34,15 @@ from agent.identity import Identity, load_identity
 from agent.inbox import Inbox
 from agent.installer import Installer
 from agent.jobs import Assembled, Done, Jobs, Result
+from agent.logs import named
 from agent.mqtt import Endpoint, Link, LinkDown, LinkUp, Message, Oversize
-from agent.policy import Policy, capacity_of, load_policy
+from agent.policy import Policy, capacity_of, changes, load_policy
 from agent.runtime import ModelError, ModuleCache, Zygote
 from agent.serving.listeners import Listener, TcpListener, UnixListener
 from agent.serving.service import LocalService
 from agent.status import AgentStatus, model_statuses
 from agent.store import Store
+from agent.systemd import Systemd
 from agent.telemetry import Telemetry
 from agent.trust import Document, Trust
 from agent.uplink import AGENT_VERSION, Uplink
@@ -65,7 +67,11 @@ class Stop(msgspec.Struct, frozen=True):
     """A signal asked the agent to end."""
 
 
-Item = LinkUp | LinkDown | Message | Oversize | Faulted | Stop | Result
+class Reload(msgspec.Struct, frozen=True):
+    """A signal asked the agent to read its policy again."""
+
+
+Item = LinkUp | LinkDown | Message | Oversize | Faulted | Stop | Reload | Result
 
 
 class Daemon:
@@ -75,7 +81,9 @@ class Daemon:
         self._clock = clock or SystemClock()
         rng = rng or random.Random()  # noqa: S311 - jitter
         self._identity = identity = load_identity(state_dir)
-        policy = load_policy(state_dir)
+        self._state_dir = state_dir
+        self._systemd = Systemd()
+        self._policy = policy = load_policy(state_dir)
         capacity = capacity_of(policy)
         self._lock = _lock(state_dir)
         self._inbox: Inbox[Item] = Inbox(INBOX_CAPACITY)
@@ -85,7 +93,7 @@ class Daemon:
         self._core = Core(self._store, self._clock, self._session, self._act)
         self._meter = UsageMeter()
         self._captures = Captures(state_dir / CAPTURES_NAME, isolation=policy.isolation)
-        self._captures.max_count, self._captures.max_bytes = policy.max_captures, policy.max_captures_bytes
+        self._captures.allow(policy.max_captures, policy.max_captures_bytes)
         diagnostics = Diagnostics(self._meter, self._captures, self._clock.wall_ms)
         self._host = ModelHost(self._meter, self._on_fault, diagnostics)
         self._files = Files(state_dir / "files", policy.disk_quota_bytes)
@@ -113,9 +121,10 @@ class Daemon:
         self._is_stopping = False
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT; read the policy again at SIGHUP."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._inbox.put_now(Stop()))
+        signal.signal(signal.SIGHUP, lambda *_: self._inbox.put_now(Reload()))
         try:
             self._start()
             while not self._is_stopping:
@@ -155,11 +164,13 @@ class Daemon:
     # --- the main loop
 
     def _start(self) -> None:
-        _log.info("fleet-agent %s starts as %s, start %d", AGENT_VERSION, self._identity.device_id, self._session)
+        told = named("started", version=AGENT_VERSION, device=self._identity.device_id, session=self._session)
+        _log.info("fleet-agent %(version)s starts as %(device)s, start %(session)d", told["fields"], extra=told)
         self._core.drain()  # serves what is committed, from the disk
         if self._store.problem:
             self._make_room()  # perhaps it is ours to make
         self._service.start()
+        self._systemd.ready(self._summary())
         topics, device = self._identity.topics, self._identity.device_id
         self._kinds = {
             topics.timestamp: "timestamp",
@@ -188,7 +199,8 @@ class Daemon:
                 self._on_link_up()
             case LinkDown():
                 if item.reason != self._link_problem:
-                    _log.warning("no connection to the broker: %s; trying on", item.reason)
+                    told = named("disconnected", reason=item.reason)
+                    _log.warning("no connection to the broker: %s; trying on", item.reason, extra=told)
                 self._link_problem = item.reason
             case Done():
                 self._on_done(item.event)
@@ -198,10 +210,13 @@ class Daemon:
                 self._core.post(item)
             case Stop():
                 self._is_stopping = True
+            case Reload():
+                self._reload()
 
     def _tick(self) -> None:
         """Do everything that is due, and let the engine take what was posted."""
         now_ms, wall_ms = self._now_ms(), self._clock.wall_ms()
+        self._systemd.alive(now_ms)
         self._retry_memory(now_ms)
         deadline = next_deadline_ms(self._core.state)
         if deadline is not None and now_ms >= deadline and not self._core.is_stalled:
@@ -234,7 +249,9 @@ class Daemon:
         if self._core.is_stalled:
             return BUSY_TICK_MS / 1000  # a deadline that has passed stays so until the step is stored
         now_ms = self._now_ms()
-        due = [now_ms + (BUSY_TICK_MS if self._downloads.is_busy else IDLE_TICK_MS), self._telemetry_due_ms()]
+        tick_ms = BUSY_TICK_MS if self._downloads.is_busy else IDLE_TICK_MS
+        tick_ms = min(tick_ms, self._systemd.interval_ms or tick_ms)
+        due = [now_ms + tick_ms, self._telemetry_due_ms()]
         deadline = next_deadline_ms(self._core.state)
         return max(min(due if deadline is None else [*due, deadline]) - now_ms, 0) / 1000
 
@@ -259,7 +276,7 @@ class Daemon:
             self._documents.refuse(kind, Reason.of("limit_exceeded", message), self._now_ms())
 
     def _on_link_up(self) -> None:
-        _log.info("connected to %s", self._identity.mqtt_url)
+        _log.info("connected to %s", self._identity.mqtt_url, extra=named("connected", broker=self._identity.mqtt_url))
         self._link_problem = None
         self._documents.connected(self._now_ms())
         self._link.resubscribe()
@@ -275,6 +292,23 @@ class Daemon:
     def _on_fault(self, model: str, release: str, error: ModelError) -> None:
         reason = Reason.of(error.code, f"while answering a request: {error}")
         self._inbox.put_now(Faulted(model=model, version=release, reason=reason))
+
+    def _reload(self) -> None:
+        """Read the policy again, and follow it as far as a running agent can."""
+        self._systemd.reloading()
+        try:
+            policy = load_policy(self._state_dir)
+        except PolicyError as error:
+            _log.error("the policy stays as it was: %s", error, extra=named("policy", is_valid=False))
+        else:
+            self._captures.allow(policy.max_captures, policy.max_captures_bytes)
+            later = changes(self._policy, policy) - {"max_captures", "max_captures_bytes"}
+            note = f"; these wait for the next start: {', '.join(sorted(later))}" if later else ""
+            _log.info("policy read again%s", note, extra=named("policy", is_valid=True, waiting=sorted(later)))
+        self._systemd.ready(self._summary())
+
+    def _summary(self) -> str:
+        return f"{len(self._host.manifests())} models active, start {self._session}"
 
     def _take_telemetry(self, wall_ms: int) -> None:
         self._telemetry_taken_ms = self._now_ms()
@@ -299,7 +333,8 @@ class Daemon:
 
     def _close(self) -> None:
         """End everything, as far as it was begun: nothing that was stored is lost."""
-        _log.info("fleet-agent stops")
+        _log.info("fleet-agent stops", extra=named("stopping", on_request=self._is_stopping))
+        self._systemd.stopping()
         if self._is_stopping:
             self._core.post(Stopping())
             self._core.drain()

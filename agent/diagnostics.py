@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from agent.captures import Captures, FaultFacts
+from agent.logs import named
 from agent.runtime.errors import FaultError, printable
 from agent.runtime.sandbox import Caps
 from agent.usage import UsageMeter
@@ -67,12 +68,13 @@ class Diagnostics:
                 fault,
                 facts.input_digest,
                 kept,
-                extra={
-                    "event": "fault",
-                    "fields": {"model": manifest.model, "version": manifest.version}
-                    | msgspec.to_builtins(facts)
-                    | {"capture": fault.capture},
-                },
+                extra=named(
+                    "fault",
+                    model=manifest.model,
+                    version=manifest.version,
+                    capture=fault.capture,
+                    **msgspec.to_builtins(facts),
+                ),
             )
 
     def _is_news(self, key: tuple[str, str, str, str]) -> bool:

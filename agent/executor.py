@@ -17,6 +17,7 @@ from agent.files import Files
 from agent.host import HostError, ModelHost
 from agent.installer import Installer
 from agent.jobs import Jobs
+from agent.logs import named
 from agent.runtime import LoadedModel, ModelError
 from protocol.errors import ProtocolError
 from protocol.manifest import Manifest
@@ -68,7 +69,8 @@ class Executor:
             _log.warning("cannot delete files that are not needed any more: %s", error)
             return 0
         if freed:
-            _log.info("deleted %d bytes of files that are not needed any more", freed)
+            told = named("collected", freed_bytes=freed)
+            _log.info("deleted %d bytes of files that are not needed any more", freed, extra=told)
         return freed
 
     def _serve(self, action: Action, state: State) -> None:
@@ -94,7 +96,8 @@ class Executor:
             self._post(LoadFailed(model=action.model, version=action.installed.version, reason=loaded))
             return
         self._host.activate(*loaded, is_committed=True)
-        _log.info("serving %s %s", action.model, action.installed.version)
+        told = named("serving", model=action.model, version=action.installed.version)
+        _log.info("serving %s %s", action.model, action.installed.version, extra=told)
 
     def _activate(self, action: actions.Activate) -> None:
         loaded = self._installer.take(action.deployment_id)

@@ -1,18 +1,19 @@
-"""The device's own log: JSON lines in `agent.log`, rotated, and readable lines on standard error.
+"""The device's own log: JSON lines in `agent.log`, rotated, and lines on standard error in one of three forms.
 
-One event is one line with a time, a level, the part of the agent and a message. Keys, tokens, payloads and tensors
-never appear.
+One event is one line with a time, a level, the part of the agent and a message; what programs count or search for has a
+name (`event`) and fields besides: one such line for each operation, when it has ended. Keys, tokens, payloads and
+tensors never appear.
 """
 
-import contextlib
 import logging
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final, Literal
 
 import msgspec
 
@@ -21,13 +22,20 @@ MAX_BYTES: Final = 1 << 20
 BACKUPS: Final = 2
 
 
-class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+LogFormat = Literal["auto", "text", "json", "journal"]
+"""On standard error: `auto` is `journal` where systemd's journal reads it, else `text`."""
+_PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One event of the log."""
 
     at: str
     level: str
     part: str
     message: str
+    event: str = ""
+    fields: dict[str, Any] = {}
     error: str = ""
 
     def __str__(self) -> str:
@@ -35,30 +43,53 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True):
         return f"{text}\n{self.error}" if self.error else text
 
 
+def named(event: str, **fields: object) -> dict[str, object]:
+    """Return the `extra` that gives a log line a name and fields."""
+    return {"event": event, "fields": fields}
+
+
 class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
+    def line(self, record: logging.LogRecord) -> LogLine:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = LogLine(
+        return LogLine(
             at=at,
             level=record.levelname.lower(),
             part=record.name.removeprefix("agent."),
             message=record.getMessage(),
+            event=getattr(record, "event", ""),
+            fields=getattr(record, "fields", {}),
             error=self.formatException(record.exc_info) if record.exc_info else "",
         )
-        return msgspec.json.encode(line).decode()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return msgspec.json.encode(self.line(record)).decode()
 
 
 class _Readable(_JsonLines):
     def format(self, record: logging.LogRecord) -> str:
-        return str(msgspec.json.decode(super().format(record), type=LogLine))
+        return str(self.line(record))
 
 
-def start_logging(state_dir: Path, level: int = logging.INFO) -> list[logging.Handler]:
+class _Journal(_JsonLines):
+    """Lines as sd-daemon(3) wants them: a priority, no time, and every line of a message for itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = self.line(record)
+        text = f"{line.part}: {line.message}\n{line.error}".rstrip()
+        return "\n".join(f"<{_PRIORITIES[line.level]}>{part}" for part in text.splitlines())
+
+
+_FORMATTERS: Final = {"text": _Readable, "json": _JsonLines, "journal": _Journal}
+
+
+def start_logging(state_dir: Path, form: LogFormat = "auto", level: int = logging.INFO) -> list[logging.Handler]:
     """Write the log of `agent` from now on; return the handlers, for whoever closes them."""
-    to_file = _LogFile(state_dir / FILE_NAME)
+    to_file = RotatingFileHandler(state_dir / FILE_NAME, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
     to_file.setFormatter(_JsonLines())
     to_screen = logging.StreamHandler(sys.stderr)
-    to_screen.setFormatter(_Readable())
+    if form == "auto":
+        form = "journal" if _is_journal(sys.stderr, os.environ) else "text"
+    to_screen.setFormatter(_FORMATTERS[form]())
     logger = logging.getLogger("agent")
     logger.setLevel(level)
     logger.propagate = False
@@ -66,18 +97,13 @@ def start_logging(state_dir: Path, level: int = logging.INFO) -> list[logging.Ha
     return logger.handlers[:]
 
 
-class _LogFile(RotatingFileHandler):
-    """Leaves out what the disk does not take: a full disk must not keep an agent from serving."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8", delay=True)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - the standard library's
-        """Begin with a fresh line when there is room again; standard error has the event meanwhile."""
-        if self.stream:
-            stream, self.stream = self.stream, None  # as after `close`: opened anew
-            with contextlib.suppress(OSError):
-                stream.close()
+def _is_journal(stream: IO[str], environ: Mapping[str, str]) -> bool:
+    """Return whether `stream` goes to systemd's journal: systemd.exec(5), JOURNAL_STREAM."""
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:  # a test that captures it
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def last_lines(state_dir: Path, count: int) -> list[LogLine]:

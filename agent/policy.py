@@ -55,6 +55,11 @@ def load_policy(state_dir: Path) -> Policy:
         raise PolicyError(f"{path}: {error}. Correct it, or delete it to have the defaults") from error
 
 
+def changes(old: Policy, new: Policy) -> set[str]:
+    """Return the names of the fields that differ."""
+    return {name for name in Policy.__struct_fields__ if getattr(old, name) != getattr(new, name)}
+
+
 def capacity_of(policy: Policy) -> Capacity:
     """Return what this device offers to models."""
     return Capacity(

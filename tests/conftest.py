@@ -20,6 +20,7 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "node": ("node", "nodejs"),
     "qemu": ("qemu-aarch64-static", "qemu-aarch64"),
     "tmpfs": ("mount",),
+    "systemd": ("systemd-analyze",),
 }
 """The tools that a test may need, and the programs of which one is enough."""
 

@@ -107,7 +107,7 @@ def test_logs_are_lines_or_json(state: Path, capsys: pytest.CaptureFixture[str])
     assert 2 == len(text.splitlines())
     assert "succeeded" in text
     _, raw, _ = run(capsys, "logs", "-n", 1, "--json", "--state", state)
-    assert {"at", "level", "part", "message", "error"} == set(json.loads(raw))
+    assert {"at", "level", "part", "message", "event", "fields"} == set(json.loads(raw))
 
 
 @pytest.mark.needs("mosquitto")

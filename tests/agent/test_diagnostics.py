@@ -65,7 +65,7 @@ class Device:
         self.folder = folder
         self.meter = UsageMeter()
         self.captures = Captures(folder)
-        self.captures.max_count, self.captures.max_bytes = max_count, max_bytes
+        self.captures.allow(max_count, max_bytes)
         diagnostics = Diagnostics(self.meter, self.captures, lambda: 1_768_478_400_000)
         self.host = ModelHost(self.meter, lambda *_: None, diagnostics)
         self.host.activate(MANIFEST, load_model(MODULE, (X,), (X,), CAPS, stateful=True), is_committed=True)
@@ -146,7 +146,7 @@ def test_captures_are_bounded_in_number_and_bytes(tmp_path: Path) -> None:
     for moment, value in enumerate((0, -11, 99)):
         os.utime(device.folder / device.fail(value).capture, (moment, moment))
     assert {"conv1", "spin"} == {read_head(path).fault.layer for path in device.kept()}
-    device.captures.max_bytes = 100
+    device.captures.allow(2, 100)
     assert "" == device.fail(0).capture
     assert 2 == len(device.kept())
 
@@ -172,7 +172,7 @@ def test_a_capture_reproduces_the_fault(device: Device, value: int) -> None:
 def test_a_capture_of_a_process_is_replayed_in_one(tmp_path: Path) -> None:
     """The isolation level is that of the device."""
     captures = Captures(tmp_path, isolation="process")
-    captures.max_count, captures.max_bytes = 1, 1 << 20
+    captures.allow(1, 1 << 20)
     Diagnostics(UsageMeter(), captures).note(MANIFEST, CAPS, [number(0)], ProcessDiedError("the process ended"))
     (path,) = capture_files(tmp_path)
     capture = read_capture(path)
@@ -239,7 +239,7 @@ def test_no_bytes_make_reading_a_capture_fail_otherwise(
     """A capture may come from anywhere: by post from another device, or from a disk that failed."""
     folder = tmp_path_factory.mktemp("captures")
     captures = Captures(folder)
-    captures.max_count, captures.max_bytes = 1, 1 << 20
+    captures.allow(1, 1 << 20)
     Diagnostics(UsageMeter(), captures).note(MANIFEST, CAPS, [number(0)], TrapError("t"))
     (path,) = capture_files(folder)
     raw = path.read_bytes()
