@@ -58,7 +58,7 @@ class DemoDevice:
 
     def _answers(self, path: str = "/v2/health/live") -> bool:
         if self._process is not None and not self._process.is_alive():
-            raise DemoError(f"{self.name} ended at once: see {self._process.log}")
+            raise DemoError(f"{self.name} ended at once: see {self._process.log}\n{self._process.last_words()}")
         transport = httpx.HTTPTransport(uds=str(self.socket))
         try:
             with httpx.Client(transport=transport, timeout=2) as client:
@@ -120,7 +120,7 @@ class DemoFleet:
 
     def _is_serving(self) -> bool:
         if self._up is not None and not self._up.is_alive():
-            raise DemoError(f"`fleetctl up` ended at once: see {self._up.log}\n{self._up.log.read_text()[-1500:]}")
+            raise DemoError(f"`fleetctl up` ended at once: see {self._up.log}\n{self._up.last_words()}")
         return (self.home / "server" / "endpoints.json").exists()
 
     def _stop(self) -> None:

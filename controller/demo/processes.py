@@ -51,6 +51,10 @@ class Process:
         """Return whether the process runs."""
         return self._popen.poll() is None
 
+    def last_words(self) -> str:
+        """Return the end of what the process printed."""
+        return self.log.read_text(errors="replace")[-1500:]
+
     def wait_killed(self, timeout_s: float) -> None:
         """Wait until the process was killed by SIGKILL; raises DemoError when it was not."""
         try:
