@@ -58,6 +58,23 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     url: str = ""
 
 
+Span = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
+
+
+class RetentionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the service keeps what grows with time."""
+
+    telemetry_hours: Span = 24
+    hourly_days: Span = 7
+    daily_days: Span = 400
+    receipt_days: Span = 30
+    unused_file_hours: Span = 24
+
+    def __post_init__(self) -> None:
+        if not self.telemetry_hours <= self.hourly_days * 24 <= self.daily_days * 24:
+            raise ValueError("retention: expected telemetry_hours within hourly_days, and those within daily_days")
+
+
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`server/config.toml`."""
 
@@ -66,6 +83,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     devices: DevicesConfig = DevicesConfig()
     mqtt: MqttConfig = MqttConfig()
     database: DatabaseConfig = DatabaseConfig()
+    retention: RetentionConfig = RetentionConfig()
 
     def __post_init__(self) -> None:
         try:
@@ -176,4 +194,13 @@ version = "5"
 # Empty: SQLite, in fleet.db beside this file.
 [database]
 url = ""
+
+# How long is kept what grows with time. Telemetry is kept in single intervals, then summed up by hours, then by days.
+# Receipts of deployments that ended are dropped, their outcome stays. Uploaded files that no release names are dropped.
+[retention]
+telemetry_hours = 24
+hourly_days = 7
+daily_days = 400
+receipt_days = 30
+unused_file_hours = 24
 """

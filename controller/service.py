@@ -34,6 +34,7 @@ from controller.store.engine import Store
 from controller.store.files import FileStore
 from controller.store.lock import exclusive
 from controller.store.times import Clock
+from controller.upkeep import Upkeep
 from controller.workspace import ServerHome
 from protocol import limits
 
@@ -132,7 +133,7 @@ class Service:
         publisher = Publisher(self.core, topics, link, wants)
         self.core.wake_publisher = publisher.wake
         link.subscribe(topics.all_uplinks)
-        for part in (ingest, publisher, link):
+        for part in (ingest, publisher, Upkeep(self.core, self._home.config.retention), link):
             self._stack.callback(part.close)
             part.start()
         return link

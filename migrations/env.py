@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from controller.store import rollup_models  # noqa: F401 - its tables belong to the metadata
 from controller.store.models import Base
 
 connection = context.config.attributes["connection"]

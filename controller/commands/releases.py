@@ -16,6 +16,7 @@ from controller.store.audit import Actor, Deed
 from controller.store.deployments import OPEN_STATES, close, refresh_rollout, standing
 from controller.store.metadata import keep, newest, newest_root
 from controller.store.models import DeploymentRow, FileRow, MetadataRow, ModelRow, ReleaseFileRow, ReleaseRow
+from controller.store.sweep import touch_file
 from controller.trust import image
 from protocol.errors import DigestError, ProtocolError
 from protocol.identifiers import Digest
@@ -153,14 +154,19 @@ def _add_release(session: Session, manifest: Manifest, digest: Digest, targets_v
 
 
 def has_file(core: Core, digest: Digest) -> bool:
-    """Return whether a file is here and recorded: one of the two is left when the service is killed in between."""
-    with core.store.read() as session:
+    """Return whether a file is here and recorded: one of the two is left when the service is killed in between.
+
+    Who asks means to release it: it is not cleared away for a while.
+    """
+    with core.store.write() as session:
+        touch_file(session, digest, core.now_ms())
         return session.get(FileRow, digest) is not None and core.files.has(digest)
 
 
 def record_file(core: Core, digest: Digest, size_bytes: int, actor: Actor) -> None:
     """Note that a file is on the disk; a second time does nothing."""
     with core.store.write() as session:
+        touch_file(session, digest, core.now_ms())
         if session.get(FileRow, digest) is None:
             session.add(FileRow(digest=digest, size_bytes=size_bytes, created_at_ms=core.now_ms()))
             deed = Deed(action="file.put", subject=digest, detail=f"{size_bytes} bytes")

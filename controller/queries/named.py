@@ -28,10 +28,12 @@ FROM rollout_progress WHERE :model IS NULL OR model = :model ORDER BY created_at
     NamedQuery(
         name="latency",
         about="the latency of each release in microseconds, over all devices",
-        sql="""SELECT model, version, count(DISTINCT device) AS devices, sum(inferences) AS inferences,
-       sketch_quantile(latency, 0.50) AS p50_us, sketch_quantile(latency, 0.95) AS p95_us,
-       sketch_quantile(latency, 0.99) AS p99_us, max(memory_peak_bytes) AS memory_peak_bytes
-FROM usage_log WHERE :model IS NULL OR model = :model GROUP BY model, version ORDER BY model, version""",
+        sql="""SELECT model, version, devices, inferences, sketch_quantile(latency, 0.50) AS p50_us,
+       sketch_quantile(latency, 0.95) AS p95_us, sketch_quantile(latency, 0.99) AS p99_us, memory_peak_bytes
+FROM (SELECT model, version, count(DISTINCT device) AS devices, sum(inferences) AS inferences,
+             sketch_merge(latency) AS latency, max(memory_peak_bytes) AS memory_peak_bytes
+      FROM usage_totals WHERE :model IS NULL OR model = :model GROUP BY model, version)
+GROUP BY model, version ORDER BY model, version""",
         parameters=("model",),
     ),
     NamedQuery(
@@ -39,7 +41,7 @@ FROM usage_log WHERE :model IS NULL OR model = :model GROUP BY model, version OR
         about="the latency of one model's releases on each device, the slowest first",
         sql="""SELECT device, version, sum(inferences) AS inferences, sketch_quantile(latency, 0.50) AS p50_us,
        sketch_quantile(latency, 0.99) AS p99_us
-FROM usage_log WHERE model = :model GROUP BY device, version ORDER BY p99_us DESC""",
+FROM usage_totals WHERE model = :model GROUP BY device, version ORDER BY p99_us DESC""",
         parameters=("model",),
         required=("model",),
     ),
@@ -54,7 +56,7 @@ FROM failures_by_reason WHERE :model IS NULL OR model = :model ORDER BY deployme
         name="errors",
         about="inference errors of each release, by kind",
         sql="""SELECT model, version, code, sum(errors) AS errors, count(DISTINCT device) AS devices
-FROM error_log WHERE :model IS NULL OR model = :model GROUP BY model, version, code ORDER BY errors DESC""",
+FROM error_totals WHERE :model IS NULL OR model = :model GROUP BY model, version, code ORDER BY errors DESC""",
         parameters=("model",),
     ),
     NamedQuery(

@@ -37,7 +37,8 @@ ALLOWED_FUNCTIONS = frozenset(
         group_concat hex ifnull iif instr json json_array json_array_length json_extract json_group_array
         json_group_object json_object json_type json_valid julianday lag last_value lead length like lower ltrim max
         min nth_value ntile nullif percent_rank quote rank replace round row_number rtrim sign sketch_count
-        sketch_quantile strftime string_agg substr substring sum time timediff total trim typeof unicode unixepoch upper
+        sketch_merge sketch_quantile strftime string_agg substr substring sum time timediff total trim typeof unicode
+        unixepoch upper
         """,
     )
 )
@@ -193,6 +194,22 @@ class _Quantile:
         return None if value is None else round(value, 1)
 
 
+class _Merge:
+    """The SQL aggregate `sketch_merge(sketch)`: the sketch of all rows."""
+
+    def __init__(self) -> None:
+        self._sketch = LatencySketch()
+
+    def step(self, sketch_json: Value) -> None:
+        """Add one row."""
+        if isinstance(sketch_json, str):
+            self._sketch.merge(msgspec.json.decode(sketch_json, type=SketchData))
+
+    def finalize(self) -> str:
+        """Return the sum of the sketches."""
+        return msgspec.json.encode(self._sketch.data()).decode()
+
+
 def _count(sketch_json: Value) -> int | None:
     """Return how many durations a sketch counted: the SQL function `sketch_count(sketch)`."""
     return msgspec.json.decode(sketch_json, type=SketchData).count if isinstance(sketch_json, str) else None
@@ -207,6 +224,7 @@ def _read_only(path: Path, guard: Guard, time_limit_s: float) -> Iterator[sqlite
             connection.setlimit(kind, value)
         # typeshed wants a TypedDict-like protocol of the class; any class with step and finalize will do
         connection.create_aggregate("sketch_quantile", 2, _Quantile)  # type: ignore[arg-type]
+        connection.create_aggregate("sketch_merge", 1, _Merge)  # type: ignore[arg-type] # as above
         connection.create_function("sketch_count", 1, _count, deterministic=True)
         _hide_bodies(connection, guard.prefix)
         connection.set_authorizer(guard)

@@ -26,7 +26,11 @@ is made from the code by `python -m controller.queries.reference`.
 - **Times** are RFC 3339 in UTC by the controller's clock, except where a view says that they are the device's.
 - **Latencies** are sketches, one for each release, device and interval. `sketch_quantile(latency, 0.99)` is an
   aggregate: it adds up the sketches of all rows of a group and returns microseconds, within 1 %.
+  `sketch_merge(latency)` returns the sum as one sketch, for several quantiles of the same rows;
   `sketch_count(latency)` is how many inferences one sketch holds.
+- **What is old is summed up** by hours and days (`[retention]` of the server's config.toml). `usage_log`, `error_log`
+  and `telemetry_log` have single intervals as long as these are kept; `usage_totals` and `error_totals` add up to the
+  same from fewer rows.
 - **Parameters** are `:name` in the SQL and `--param name=value` on the command line; one that a named query has and
   that is not given is null, which means any, but for those that it needs.
 """

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from controller.reports.reconcile import reconcile
+from controller.reports.rollup import arrival_ms
 from controller.rollouts import Effect, apply_receipt
 from controller.store import outbox
 from controller.store.deployments import refresh_rollout, standing
@@ -184,7 +185,7 @@ def _receipt_row(receipt: Receipt, ignored: str | None, origin: Origin) -> Recei
 
 def receive_telemetry(session: Session, row: DeviceRow, batch: TelemetryBatch, then: Consequences, at_ms: int) -> int:
     """Store what is new; return how many records that were."""
-    origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=at_ms)
+    origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=arrival_ms(session, at_ms))
     row.last_seen_at_ms = at_ms
     numbers = [r.seq for r in batch.records]
     known = _known(session, SampleRow, origin, numbers)
@@ -242,8 +243,11 @@ def _store_record(session: Session, record: TelemetryRecord, origin: Origin) -> 
 
 
 def _known(session: Session, kind: type[ReceiptRow] | type[SampleRow], origin: Origin, numbers: list[int]) -> set[int]:
+    """Return which of `numbers` are stored, or were until they were cleared away."""
     mine = (kind.device_id == origin.device, kind.stream == origin.stream, kind.seq.in_(numbers))
-    return set(session.scalars(select(kind.seq).where(*mine)))
+    ack = session.get(AckRow, (origin.device, origin.stream))
+    cleared = 0 if ack is None else ack.receipts_cleared if kind is ReceiptRow else ack.telemetry_cleared
+    return set(session.scalars(select(kind.seq).where(*mine))) | {n for n in numbers if n <= cleared}
 
 
 def _ack_row(session: Session, origin: Origin) -> AckRow:

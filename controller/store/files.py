@@ -79,6 +79,10 @@ class FileStore:
         """Return the whole file; raises OSError."""
         return self.path(digest).read_bytes()
 
+    def names(self) -> list[Path]:
+        """Return the paths of all files and of all that was cut from them."""
+        return [path for folder in (self._folder, self._blobs) for path in folder.iterdir() if path.is_file()]
+
     def upload(self, digest: Digest) -> Upload:
         """Return the way in for one file."""
         return Upload(self._folder, digest, self.limit_bytes)

@@ -263,6 +263,7 @@ class SampleRow(Base):
     """How one device fared in one telemetry interval."""
 
     __tablename__ = "device_samples"
+    __table_args__ = (Index("ix_device_samples_device_id_received_at_ms", "device_id", "received_at_ms"),)
 
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"), primary_key=True)
     stream: Mapped[str] = mapped_column(_NAME, primary_key=True)
@@ -282,7 +283,7 @@ class UsageRow(Base):
     """What one release did on one device in one telemetry interval."""
 
     __tablename__ = "usage"
-    __table_args__ = (Index("ix_usage_model_version_received_at_ms", "model", "version", "received_at_ms"),)
+    __table_args__ = (Index("ix_usage_device_id_received_at_ms", "device_id", "received_at_ms"),)
 
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"), primary_key=True)
     stream: Mapped[str] = mapped_column(_NAME, primary_key=True)
@@ -337,6 +338,9 @@ class AckRow(Base):
     receipts_gap_seen: Mapped[int] = mapped_column(Integer, default=0)
     telemetry_gap_seen: Mapped[int] = mapped_column(Integer, default=0)
     """How often the device repeated reports behind a gap: it has nothing to fill it with."""
+    receipts_cleared: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    telemetry_cleared: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """The highest number that was stored and cleared away since: it and all below are known."""
     updated_at_ms: Mapped[int] = mapped_column(BigInteger)
 
 

@@ -25,6 +25,18 @@ def _time(column: str, name: str) -> str:
     return f"strftime('%Y-%m-%dT%H:%M:%SZ', {column} / 1000, 'unixepoch') AS {name}"
 
 
+def _instant(key: str) -> str:
+    return f"coalesce((SELECT CAST(i.value AS INTEGER) FROM settings i WHERE i.key = '{key}'), 0)"
+
+
+def _period(table: str) -> str:
+    return f"CASE {table}.length_ms WHEN 3600000 THEN 'hour' ELSE 'day' END"
+
+
+# Set by controller.reports.rollup: single intervals before are forgotten; hours before are summed up.
+_KEPT_FROM = _instant("telemetry_kept_from_ms")
+_SUMMED_UNTIL = _instant("telemetry_summed_until_ms")
+
 # The newest deployment of each model on each device.
 _LATEST = (
     "SELECT d.* FROM deployments d WHERE d.number = "
@@ -144,41 +156,90 @@ FROM receipts r""",
 )
 TELEMETRY_LOG = View(
     name="telemetry_log",
-    about="one row for each telemetry interval of each device; `from_at` and `to_at` are by the device's clock",
+    about="one row for each telemetry interval of each device; `from_at` and `to_at` are by the device's clock. Of "
+    "older ones a row for each hour or day, as `period` says: the mean of the processor, the highest of the rest",
     sql=f"""
 SELECT s.device_id AS device, s.stream AS stream, s.seq AS seq, s.session AS session,
        {_time("s.from_ms", "from_at")}, {_time("s.to_ms", "to_at")}, {_time("s.received_at_ms", "received_at")},
        s.cpu_permille AS cpu_permille, s.memory_used_bytes AS memory_used_bytes,
-       s.memory_total_bytes AS memory_total_bytes, s.agent_memory_bytes AS agent_memory_bytes, s.uptime_s AS uptime_s
-FROM device_samples s""",
+       s.memory_total_bytes AS memory_total_bytes, s.agent_memory_bytes AS agent_memory_bytes, s.uptime_s AS uptime_s,
+       'interval' AS period
+FROM device_samples s WHERE s.received_at_ms >= {_KEPT_FROM}
+UNION ALL
+SELECT h.device_id, NULL, NULL, NULL, {_time("h.start_ms", "from_at")},
+       {_time("h.start_ms + h.length_ms", "to_at")}, {_time("h.start_ms", "received_at")},
+       h.cpu_permille, h.memory_used_bytes, h.memory_total_bytes, h.agent_memory_bytes, h.uptime_s, {_period("h")}
+FROM sample_rollups h WHERE h.start_ms < {_KEPT_FROM}""",
 )
-USAGE_LOG = View(
-    name="usage_log",
-    about="one row for each release in each telemetry interval; `latency` is a sketch",
-    sql=f"""
+
+
+def _usage(kept_from: str) -> str:
+    """Return releases in single intervals that arrived since, and in sums from before."""
+    return f"""
 SELECT u.device_id AS device, u.model AS model, u.version AS version, u.seq AS seq,
        {_time("u.received_at_ms", "received_at")}, u.inferences AS inferences, u.latency_json AS latency,
        u.memory_peak_bytes AS memory_peak_bytes,
        (SELECT coalesce(sum(e.count), 0) FROM usage_errors e WHERE e.device_id = u.device_id
-        AND e.stream = u.stream AND e.seq = u.seq AND e.model = u.model AND e.version = u.version) AS errors
-FROM usage u""",
+        AND e.stream = u.stream AND e.seq = u.seq AND e.model = u.model AND e.version = u.version) AS errors,
+       'interval' AS period
+FROM device_samples s JOIN usage u ON u.device_id = s.device_id AND u.stream = s.stream AND u.seq = s.seq
+WHERE s.received_at_ms >= {kept_from}
+UNION ALL
+SELECT h.device_id, h.model, h.version, NULL, {_time("h.start_ms", "received_at")}, h.inferences, h.latency_json,
+       h.memory_peak_bytes,
+       (SELECT coalesce(sum(e.count), 0) FROM usage_error_rollups e WHERE e.start_ms = h.start_ms
+        AND e.length_ms = h.length_ms AND e.device_id = h.device_id AND e.model = h.model AND e.version = h.version),
+       {_period("h")}
+FROM usage_rollups h WHERE h.start_ms < {kept_from}"""
+
+
+def _errors(kept_from: str) -> str:
+    """Return errors, likewise."""
+    return f"""
+SELECT e.device_id AS device, e.model AS model, e.version AS version, e.seq AS seq, e.code AS code, e.count AS errors,
+       'interval' AS period
+FROM device_samples s JOIN usage_errors e ON e.device_id = s.device_id AND e.stream = s.stream AND e.seq = s.seq
+WHERE s.received_at_ms >= {kept_from}
+UNION ALL
+SELECT h.device_id, h.model, h.version, NULL, h.code, h.count, {_period("h")}
+FROM usage_error_rollups h WHERE h.start_ms < {kept_from}"""
+
+
+USAGE_LOG = View(
+    name="usage_log",
+    about="one row for each release in each telemetry interval; `latency` is a sketch. Of older ones a row for each "
+    "hour or day, as `period` says",
+    sql=_usage(_KEPT_FROM),
+)
+USAGE_TOTALS = View(
+    name="usage_totals",
+    about="the same, with every hour that is over as one row: what it adds up to is equal, and quicker to add up",
+    sql=_usage(_SUMMED_UNTIL),
 )
 ERROR_LOG = View(
     name="error_log",
-    about="one row for each kind of inference error in each telemetry interval",
-    sql="""
-SELECT e.device_id AS device, e.model AS model, e.version AS version, e.seq AS seq, e.code AS code,
-       e.count AS errors
-FROM usage_errors e""",
+    about="one row for each kind of inference error in each telemetry interval, hour or day",
+    sql=_errors(_KEPT_FROM),
+)
+ERROR_TOTALS = View(
+    name="error_totals",
+    about="the same, with every hour that is over as one row",
+    sql=_errors(_SUMMED_UNTIL),
 )
 TRAP_LOG = View(
     name="trap_log",
-    about="one row for each way in which a release went wrong in one of its layers, in each telemetry interval",
+    about="one row for each way in which a release went wrong in one of its layers, in each telemetry interval; "
+    "of older ones in each hour or day, as `period` says",
     sql=f"""
 SELECT t.device_id AS device, t.model AS model, t.version AS version, t.seq AS seq,
-       {_time("u.received_at_ms", "received_at")}, t.kind AS kind, nullif(t.layer, '') AS layer, t.count AS traps
-FROM usage_traps t JOIN usage u ON u.device_id = t.device_id AND u.stream = t.stream AND u.seq = t.seq
-     AND u.model = t.model AND u.version = t.version""",
+       {_time("s.received_at_ms", "received_at")}, t.kind AS kind, nullif(t.layer, '') AS layer, t.count AS traps,
+       'interval' AS period
+FROM device_samples s JOIN usage_traps t ON t.device_id = s.device_id AND t.stream = s.stream AND t.seq = s.seq
+WHERE s.received_at_ms >= {_KEPT_FROM}
+UNION ALL
+SELECT h.device_id, h.model, h.version, NULL, {_time("h.start_ms", "received_at")}, h.kind, nullif(h.layer, ''),
+       h.count, {_period("h")}
+FROM usage_trap_rollups h WHERE h.start_ms < {_KEPT_FROM}""",
 )
 AUDIT_LOG = View(
     name="audit_log",
@@ -201,7 +262,9 @@ VIEWS = (
     RECEIPT_LOG,
     TELEMETRY_LOG,
     USAGE_LOG,
+    USAGE_TOTALS,
     ERROR_LOG,
+    ERROR_TOTALS,
     TRAP_LOG,
     AUDIT_LOG,
 )
