@@ -12,8 +12,11 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+from onnx import defs
+
 from agent import errors as agent_errors
 from agent.runtime import errors as runtime_errors
+from compiler.importer.importer import CONVERTERS
 from protocol import errors as protocol_errors
 from protocol import lifecycle, limits
 from protocol.admission import AdmissionError
@@ -170,6 +173,24 @@ def _index(_: str) -> str:
     return _recorded(f"broker/fleet/v1/blob/{offer['sources'][0]['blob']}/index")
 
 
+def _operators(which: str) -> str:
+    """The operators that the compiler converts, of one domain, or those that it takes by ONNX's own definitions."""
+    if which == "defined":
+        names = sorted({s.name for s in defs.get_all_schemas() if s.domain == "" and _is_defined(s.name)})
+    else:
+        domain = "" if which == "onnx" else which
+        names = sorted(name for of, name in CONVERTERS if of == domain)
+    return textwrap.fill(", ".join(f"`{name}`" for name in names), WIDTH, break_on_hyphens=False)
+
+
+def _is_defined(name: str) -> bool:
+    """Whether an operator without a converter is defined by operators that have one."""
+    schema = defs.get_schema(name)
+    if ("", name) in CONVERTERS or not schema.has_function:
+        return False
+    return all((node.domain, node.op_type) in CONVERTERS for node in schema.function_body.node)
+
+
 _MAKERS: dict[str, Callable[[str], str]] = {
     "recorded": _recorded,
     "payload": _envelope_payload,
@@ -182,6 +203,7 @@ _MAKERS: dict[str, Callable[[str], str]] = {
     "diagram": _diagram,
     "table": _table,
     "codes": _codes,
+    "operators": _operators,
     "agent-commands": lambda _: docs_cli.agent_commands(),
 }
 

@@ -9,12 +9,15 @@ from compiler.errors import ModelFileError, OptionError, UnsupportedError
 from compiler.importer import operators
 from compiler.importer.binding import bind_inputs, bind_states, bind_values
 from compiler.importer.pixels import bytes_input
+from compiler.importer.registry import CONVERTERS
 from compiler.importer.scope import Scope
 from compiler.importer.source import opsets
 from compiler.importer.types import ONNX_TYPES, type_name
 from compiler.importer.walker import Walker
 from compiler.ir import Graph, GraphBuilder
 from compiler.options import CompileOptions
+
+__all__ = ["CONVERTERS", "ImportedModel", "import_model"]
 
 _FAMILIES: Final = operators.__all__
 """The converters register themselves when they are imported."""
