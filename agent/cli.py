@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from agent.client import Answer, ClientError, LocalClient
+from agent.client import AgentNotRunningError, Answer, ClientError, LocalClient
 from agent.errors import AgentError, IdentityError
+from agent.inputs import InputFileError, is_series, read_one, read_series
 from agent.status import AgentStatus, as_table
 from protocol.errors import ProtocolError
 
@@ -23,7 +24,7 @@ EXIT_UNREAD: Final = 141
 _NewCommand = Callable[[str, str, str], argparse.ArgumentParser]
 _INPUT_HELP: Final = (
     "JSON: {input: numbers}, or a list for a model of one input; a .bin file: the raw bytes of one input; "
-    "- reads JSON from standard input"
+    "- reads JSON from standard input; a .jsonl file or a folder: one after another, an answer for each"
 )
 _SYSTEM_STATE: Final = Path("/var/lib/fleet-agent")
 
@@ -102,7 +103,7 @@ def _add_commands(command: _NewCommand) -> None:
     sub.add_argument("--json", action="store_true", help="print as JSON")
     sub.set_defaults(run=_status)
 
-    sub = command("infer", "run a model once", "infer digits --input digit.json")
+    sub = command("infer", "run a model on what is given", "infer digits --input digit.json")
     sub.add_argument("model", metavar="MODEL", help="the name of the model")
     sub.add_argument("--input", required=True, metavar="FILE", help=_INPUT_HELP)
     sub.add_argument("--json", action="store_true", help="print as JSON")
@@ -181,10 +182,38 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _infer(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
-        inputs = [tensor.name for tensor in client.metadata(arguments.model).inputs]
-        answer = client.infer(arguments.model, _read_inputs(arguments.input, inputs))
+        names = [tensor.name for tensor in client.metadata(arguments.model).inputs]
+        if is_series(arguments.input):
+            return _infer_series(client, arguments, names)
+        answer = client.infer(arguments.model, read_one(arguments.input, names))
     _print(msgspec.json.encode(_as_json(answer)).decode() if arguments.json else _as_text(answer))
     return 0
+
+
+def _infer_series(client: LocalClient, arguments: argparse.Namespace, names: list[str]) -> int:
+    """Answer one set of inputs after another, each as soon as it is; one that fails does not end the rest."""
+    failed = count = 0
+    for where, inputs in read_series(arguments.input, names):
+        count += 1
+        problem: Exception | None = None
+        try:
+            if isinstance(inputs, InputFileError):
+                raise inputs
+            answer = client.infer(arguments.model, inputs)
+        except AgentNotRunningError:
+            raise
+        except (ClientError, InputFileError) as error:
+            problem, failed = error, failed + 1
+        if arguments.json:
+            said: dict[str, object] = {"error": str(problem)} if problem else _as_json(answer)
+            _print(msgspec.json.encode({"input": where, **said}).decode())
+        elif problem:
+            _complain(problem if isinstance(problem, InputFileError) else AgentError(f"{where}: {problem}"), 0)
+        else:
+            _print(f"{where}: {_as_text(answer)}")
+    if count == 0:
+        raise AgentError(f"{arguments.input} holds no inputs: expected files named *.json, *.bin or *.jsonl, or lines")
+    return EXIT_FAILED if failed else 0
 
 
 def _captures(arguments: argparse.Namespace) -> int:
@@ -227,26 +256,6 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 def _client(arguments: argparse.Namespace) -> LocalClient:
     return LocalClient(arguments.state / "agent.sock")
-
-
-def _read_inputs(source: str, names: list[str]) -> dict[str, bytes | list[Any]]:
-    """Return the inputs that `source` holds, by name."""
-    raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-    if source.endswith(".bin"):
-        return {_only(names): raw}
-    try:
-        data = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        raise AgentError(f"{source}: expected JSON, {error}; name a file of raw bytes *.bin") from error
-    if isinstance(data, dict):
-        return data
-    return {_only(names): data}
-
-
-def _only(names: list[str]) -> str:
-    if len(names) != 1:
-        raise AgentError(f'the model has the inputs {", ".join(names)}: name each, as in {{"{names[0]}": …}}')
-    return names[0]
 
 
 def _as_json(answer: Answer) -> dict[str, object]:

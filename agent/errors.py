@@ -10,6 +10,8 @@
     ├── DiskQuotaError     the device's policy allows no more disk
     ├── DiskFullError      the disk has no more room
     ├── LinkError          the broker cannot be spoken to
+    ├── InputFileError     what `fleet-agent infer` is given are no inputs (`agent.inputs`)
+    ├── CaptureError       the file is not a capture (`agent.captures`)
     ├── HostError          no resident release to do this with (`agent.host`)
     ├── ListenerError      the local API cannot be offered there (`agent.serving.listeners`)
     ├── OverloadedError    too many callers wait for a model (`agent.serving.gate`)

@@ -101,6 +101,31 @@ def test_infer_says_what_is_wrong(
 
 
 @pytest.mark.needs("mosquitto")
+def test_infer_answers_a_series_one_after_another(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines of a file, files of a folder; what cannot be answered is named and passed over, and the status is 1."""
+    folder = tmp_path / "series"
+    folder.mkdir()
+    (folder / "a.json").write_bytes(b"[4.0]")
+    (folder / "b.bin").write_bytes(struct.pack("<f", 5.0))
+    (folder / "c.jsonl").write_bytes(b'[6.0]\n\n{"x": [7.0]}\n')
+    (folder / "notes.txt").write_text("not an input")
+    status, out, err = run(capsys, "infer", "scale", "--input", folder, "--json", "--state", state)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert (0, "") == (status, err)
+    assert [8.0, 10.0, 12.0, 14.0] == [answer["outputs"]["y"]["values"][0] for answer in answers]
+    assert [f"{folder}/c.jsonl:1", f"{folder}/c.jsonl:3"] == [answer["input"] for answer in answers[2:]]
+    (folder / "c.jsonl").write_bytes(b"[6.0]\n[1,\n[1, 2]\n[7.0]\n")
+    status, out, err = run(capsys, "infer", "scale", "--input", folder / "c.jsonl", "--state", state)
+    assert (1, 2, 2) == (status, out.count("scale 1.0.0"), len(err.splitlines()))
+    assert f"{folder}/c.jsonl:3: input 'x'" in err
+    (tmp_path / "empty.jsonl").write_bytes(b"\n")
+    status, _, err = run(capsys, "infer", "scale", "--input", tmp_path / "empty.jsonl", "--state", state)
+    assert (1, True) == (status, "holds no inputs" in err)
+
+
+@pytest.mark.needs("mosquitto")
 def test_logs_are_lines_or_json(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The last lines, oldest first."""
     _, text, _ = run(capsys, "logs", "-n", 2, "--state", state)
