@@ -22,6 +22,7 @@ from protocol.admission import AdmissionError, Capacity, select_variant
 from protocol.assignment import target_path
 from protocol.errors import MalformedError, ProtocolError, RollbackError
 from protocol.identifiers import Digest
+from protocol.limits import STACK_CLASSES_KIB
 from protocol.manifest import Manifest, Variant
 from protocol.messages import Reason
 from protocol.repository import check_floor
@@ -151,7 +152,12 @@ class Installer:
 
     def _load_model(self, manifest: Manifest, installed: Installed) -> LoadedModel:
         contract = _variant(manifest, installed).contract
-        caps = Caps(memory_bytes=contract.memory_bytes, stack_kib=contract.stack_kib, deadline_ms=contract.deadline_ms)
+        # The device's owner may have become stricter since the release was admitted.
+        caps = Caps(
+            memory_bytes=min(contract.memory_bytes, self._capacity.max_model_memory_bytes),
+            stack_kib=_stack_class(min(contract.stack_kib, self._capacity.max_stack_kib)),
+            deadline_ms=min(contract.deadline_ms, self._capacity.max_deadline_ms),
+        )
         wasm = self._files.read(installed.module)
         return load_model(
             wasm,
@@ -195,6 +201,11 @@ def _variant(manifest: Manifest, installed: Installed) -> Variant:
         if variant.file == installed.module:
             return variant
     raise MalformedError(f"the manifest of {manifest.model} {manifest.version} no longer names the installed module")
+
+
+def _stack_class(stack_kib: int) -> int:
+    """Return the largest stack class within `stack_kib`, else the smallest there is."""
+    return max((kib for kib in STACK_CLASSES_KIB if kib <= stack_kib), default=min(STACK_CLASSES_KIB))
 
 
 def _since(start_ns: int) -> int:

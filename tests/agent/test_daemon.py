@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from agent.cli import main
-from agent.client import InferenceFailedError
+from agent.client import ClientError, InferenceFailedError
 from agent.runtime import assemble
 from controller.broker import start_broker
 from protocol.codec import sha256
@@ -297,3 +297,22 @@ def test_a_trap_is_told_counted_captured_and_reproduced(
     assert "scale 1.0.0: reproduced" in capsys.readouterr().out
     assert 0 == agent.stop()
     assert hashlib.sha256(struct.pack("<f", -7.0)).hexdigest() in agent.log()
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_owner_who_becomes_stricter_binds_what_is_installed(agent: Agent, backend: Backend, isolation: str) -> None:
+    """After a restart an installed release runs under the stricter of its contract and the device's policy."""
+    spin = f"(if (f32.gt (f32.load (i32.const 0)) (f32.const 10)) (then (loop $l (br $l)))) {_scale(2)}"
+    first = bundle(wasm=assemble(scale_wat(2.0, infer=spin)), deadline_ms=10_000)
+    backend.release(first)
+    backend.assign(first)
+    agent.start()
+    backend.wait_end(first)
+    assert 0 == agent.stop()
+    (agent.state_dir / "policy.toml").write_text(f'isolation = "{isolation}"\nmax_deadline_ms = 50\n')
+    agent.start()
+    agent.wait_serving()
+    assert ("1.0.0", 2.0) == agent.infer(1.0)
+    with pytest.raises(ClientError, match="within 50 ms"):
+        agent.infer(11.0)
+    assert ("1.0.0", 2.0) == agent.infer(1.0)

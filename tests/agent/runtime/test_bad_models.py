@@ -291,6 +291,23 @@ def test_ten_thousand_functions_are_fine(load: Load, text: Text) -> None:
     load(text("(drop (call $f9999)) (i32.const 0)", more=functions)).infer([bytes(8)])
 
 
+def test_module_of_fifty_megabytes_is_fine_within_its_memory_and_refused_without(load: Load, text: Text) -> None:
+    """Data costs its memory, once; the cap sees it before anything is allocated."""
+    size = 50_000_000
+    segment = b"\0\x41\x80\x80\x04\x0b" + _leb(size) + bytes(size)  # at address 65536
+    section = b"\x01" + segment
+    wasm = assemble(text(memory="800 800")) + b"\x0b" + _leb(len(section)) + section
+    assert [floats(2, 4)] == load(wasm, caps=Caps(memory_bytes=800 * PAGE)).infer([floats(1, 2)])
+    with pytest.raises(MemoryCapError):
+        load(wasm, caps=Caps(memory_bytes=799 * PAGE))
+
+
+def _leb(value: int) -> bytes:
+    """Return an unsigned number as wasm writes it."""
+    head, rest = value & 0x7F, value >> 7
+    return bytes([head | 0x80]) + _leb(rest) if rest else bytes([head])
+
+
 def test_functions_beyond_the_engines_limits_are_refused(load: Load, text: Text) -> None:
     """A function of absurd size is an error, not a crash."""
     locals_ = f"(local {'i32 ' * 50_001})"
