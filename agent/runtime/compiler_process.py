@@ -20,8 +20,8 @@ from agent.runtime.engine import engine_for
 from agent.runtime.errors import one_line
 
 _NICENESS = 10
-_PATIENCE_S = 30.0
-"""How long to live on what nobody else wants: a device that is never idle gets its release all the same."""
+_PATIENCE_S = 1.0
+"""How long to live on what nobody else wants: a device that is never idle gets its release soon all the same."""
 _FIRST_TO_DIE = "1000"
 
 
