@@ -1,4 +1,4 @@
-"""Convolutions: depthwise ones by their own kernel, all others as matrix products under a window."""
+"""Convolutions: depthwise ones by their own kernel, many of 3 x 3 by Winograd's, others as products under a window."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement, no_border
 from compiler.lowering.step import Emitter
 from compiler.lowering.tiling import CACHE_BYTES, choose_tile
+from compiler.lowering.winograd import Convolution, add_winograd, pays
 
 _CHANNEL, _ROW, _PIXEL = 1, 2, 3
 
@@ -30,6 +31,8 @@ def lower_conv(low: Lowering, node: Node, operation: ops.Conv) -> None:
     parts = _Parts(low, operation, image, output, extras)
     if operation.groups == image.shape[_CHANNEL] == weights.shape[0] and operation.groups > 1:
         parts.add_depthwise(weights, bias)
+    elif pays(operation, weights, output):
+        add_winograd(low, Convolution(operation, image, output, tuple(extras)), weights, bias)
     else:
         parts.add_tiles(weights, bias)
     low.move(output, result)
