@@ -86,10 +86,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LocalClient:
-    """Talks to the agent on this device over one kept connection. Safe to use from many threads, one call at a time."""
+    """Talks to the agent on this device over one kept connection. Safe to use from many threads, one call at a time.
 
-    def __init__(self, socket_path: Path) -> None:
-        self._connection = _UnixConnection(socket_path)
+    `where` is the path of its socket, or an address such as `127.0.0.1:8000` if the device's policy names one.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self._connection = _Connection(where)
         self._lock = threading.Lock()
         self._metadata: dict[str, ModelMetadata] = {}
 
@@ -166,26 +169,33 @@ class LocalClient:
         return raw, length
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket. A kept connection that the agent closed meanwhile is opened again, once."""
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket or a port. A kept connection that the agent closed meanwhile is opened again, once."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
-        self._path = path
+    def __init__(self, where: Path | str) -> None:
+        is_port = isinstance(where, str) and "/" not in where and ":" in where
+        super().__init__(str(where) if is_port else "localhost", timeout=TIMEOUT_S)
+        self._path = None if is_port else Path(where)
 
     def connect(self) -> None:
-        """Connect to the socket; raises AgentNotRunningError."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
+        """Connect; raises AgentNotRunningError."""
         try:
-            self.sock.connect(str(self._path))
+            if self._path is None:
+                super().connect()
+            else:
+                self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                self.sock.settimeout(TIMEOUT_S)
+                self.sock.connect(str(self._path))
         except OSError as error:
             self.close()
             raise AgentNotRunningError(
-                f"no agent listens on {self._path} ({error.strerror or error}): start it with `fleet-agent run`, "
+                f"no agent listens on {self._place()} ({error.strerror or error}): start it with `fleet-agent run`, "
                 "or name its state folder with --state",
                 "agent_not_running",
             ) from error
+
+    def _place(self) -> str:
+        return f"{self.host}:{self.port}" if self._path is None else str(self._path)
 
     def exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, int | None]:
         """Return status and body of the reply, and the length of the JSON before binary tensors."""
@@ -202,7 +212,7 @@ class _UnixConnection(http.client.HTTPConnection):
             if is_reused:
                 return self.exchange(method, path, body, headers)
             raise AgentNotRunningError(
-                f"the agent on {self._path} ended before it answered: see `fleet-agent logs`", "agent_not_running"
+                f"the agent on {self._place()} ended before it answered: see `fleet-agent logs`", "agent_not_running"
             ) from error
         except BaseException:
             self.close()  # half of an answer may be under way: it must not answer the next question

@@ -22,7 +22,8 @@ from agent.client import (
 )
 from agent.host import ModelHost
 from agent.serving.body import MAX_DRAIN_BYTES
-from agent.serving.listeners import ListenerError, UnixListener
+from agent.serving.gate import Gate
+from agent.serving.listeners import ListenerError, TcpListener, UnixListener
 from agent.serving.service import LocalService
 from tests.agent.rig import wait_for
 from tests.agent.serving.callers import DOUBLE, SPIN, Raw, Status, activate, request_body
@@ -377,3 +378,44 @@ def test_closing_lets_a_running_request_end(path: Path, host: ModelHost) -> None
         service.close()
         assert 200 == raw.reply()[0]
         assert raw.is_closed()
+
+
+def test_client_speaks_to_a_port_as_well(host: ModelHost) -> None:
+    """The address is enough; when nobody listens there, the message names it."""
+    activate(host)
+    service = LocalService([TcpListener("127.0.0.1:0")], host, Status)
+    service.start()
+    (address,) = service.addresses
+    with LocalClient(address) as client:
+        assert [2.0, 4.0] == client.infer("digits", {"x": [1, 2]}).outputs["y"].values
+    service.close()
+    with LocalClient(address) as client, pytest.raises(AgentNotRunningError, match=f"no agent listens on {address}"):
+        client.status()
+
+
+def test_hammering_callers_are_answered_in_turn_or_turned_away(path: Path, host: ModelHost) -> None:
+    """With 32 callers and room for 8 nobody waits behind more than 8 others, and every request has an answer."""
+    slow = """(local $i i32)
+      (loop $l (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 2000000))))"""
+    activate(host, infer=slow + DOUBLE)
+    service = LocalService([UnixListener(path)], host, Status, gate=Gate(max_waiting=8))
+    service.start()
+    outcomes: list[str] = []
+
+    def call(n: int) -> None:
+        with LocalClient(path) as client:
+            for i in range(10):
+                try:
+                    values = client.infer("digits", {"x": [n, i]}).outputs["y"].values
+                    outcomes.append("right" if values == [2 * n, 2 * i] else "wrong")
+                except AgentBusyError as error:
+                    outcomes.append(error.code)
+
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    service.close()
+    assert 320 == len(outcomes)
+    assert {"right", "overloaded"} == set(outcomes)
