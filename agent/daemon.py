@@ -37,7 +37,7 @@ from agent.jobs import Assembled, Done, Jobs, Result
 from agent.logs import named
 from agent.mqtt import Endpoint, Link, LinkDown, LinkUp, Message, Oversize
 from agent.policy import Policy, capacity_of, changes, load_policy
-from agent.runtime import ModelError, ModuleCache, Zygote
+from agent.runtime import ModelError, ModuleCache, Zygote, provide_stacks
 from agent.serving.listeners import Listener, TcpListener, UnixListener
 from agent.serving.service import LocalService
 from agent.status import AgentStatus, model_statuses
@@ -78,6 +78,7 @@ class Daemon:
     """A running agent. Raises AgentError where it cannot start."""
 
     def __init__(self, state_dir: Path, clock: Clock | None = None, rng: random.Random | None = None) -> None:
+        provide_stacks()
         self._clock = clock or SystemClock()
         rng = rng or random.Random()  # noqa: S311 - jitter
         self._identity = identity = load_identity(state_dir)

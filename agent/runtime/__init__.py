@@ -10,6 +10,7 @@ from agent.runtime.errors import ModelError
 from agent.runtime.instance import Caps, LoadedModel, load_model
 from agent.runtime.module import ModuleFacts, assemble, check_abi, inspect
 from agent.runtime.selftest import record_vectors, run_self_test
+from agent.runtime.stack import provide_stacks
 from agent.runtime.zygote import Zygote
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "engine_features",
     "inspect",
     "load_model",
+    "provide_stacks",
     "record_vectors",
     "run_self_test",
     "runtime_name",

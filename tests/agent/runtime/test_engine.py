@@ -18,6 +18,7 @@ from protocol.limits import STACK_CLASSES_KIB
 from protocol.tensors import TensorSpec
 
 Load = Callable[[str, int], LoadedModel]
+Text = Callable[..., str]
 SPIN = "(loop $l (br $l)) (i32.const 0)"
 SPIN_ON_NEGATIVE = (
     f"(if (result i32) (f32.lt (f32.load (i32.const 0)) (f32.const 0)) (then {SPIN}) (else (i32.const 0)))"
@@ -100,3 +101,30 @@ def test_clock_rests_and_starts_again(load: Load) -> None:
     assert not clock.is_ticking
     with pytest.raises(DeadlineError):
         model.infer([struct.pack("<2f", -1, 1)])
+
+
+@pytest.mark.parametrize("thread", ["main", "another"])
+def test_small_stack_limit_of_the_system_does_not_let_a_model_crash_the_process(thread: str, text: Text) -> None:
+    """Where the system gives 512 KiB of stack, recursion in the largest class is still an error and not a crash."""
+    wat = text("(call $deep) (i32.const 0)", more="(func $deep (call $deep))")
+    code = f"""if True:
+        import threading
+        from agent.runtime import Caps, assemble, load_model, provide_stacks
+        from protocol.tensors import TensorSpec
+        provide_stacks()
+        x = (TensorSpec(name="x", datatype="FP32", shape=(2,)),)
+        model = load_model(assemble({wat!r}), x, x, Caps(stack_kib=1024))
+        def call():
+            try:
+                model.infer([bytes(8)])
+            except Exception as error:
+                print(type(error).__name__)
+        if {thread!r} == "main":
+            call()
+        else:
+            other = threading.Thread(target=call)
+            other.start()
+            other.join()"""
+    argv = ["/bin/sh", "-c", 'ulimit -S -s 512; exec "$0" -c "$1"', sys.executable, code]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (0, "StackOverflowError") == (done.returncode, done.stdout.strip())
