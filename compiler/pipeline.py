@@ -145,5 +145,8 @@ def _name(model: ModelProto, options: CompileOptions) -> str | None:
     """Return the name of the model: the one asked for, else that of its graph as far as it can be one."""
     if options.name is not None:
         return options.name
-    plain = re.sub(r"[^a-z0-9]+", "-", model.graph.name.lower()).strip("-")[:63]
+    name = model.graph.name
+    if not isinstance(name, str):  # protobuf hands over what is no UTF-8 as bytes
+        return None
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63]
     return plain or None

@@ -13,6 +13,7 @@ from onnx import (
     SparseTensorProto,
     TensorProto,
     TypeProto,
+    checker,
     defs,
     helper,
     numpy_helper,
@@ -33,7 +34,15 @@ from compiler.ir import operations as ops
 
 _MAX_EXPANSIONS: Final = 8
 """How deep operators may be defined by operators."""
-_MISFITS: Final = (InternalError, ValueError, IndexError, KeyError, TypeError, AttributeError)
+_MISFITS: Final = (
+    InternalError,
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    checker.ValidationError,
+)
 """What a converter raises for a node whose attributes do not fit its inputs, as no check of the file finds out."""
 _ELEMENT_TYPES: Final = {dtype: number for number, dtype in ONNX_TYPES.items()}
 
@@ -137,7 +146,11 @@ class Walker:
                 "export the model with 32-bit floats"
             )
             return UNKNOWN
-        return self._builder.constant(numpy_helper.to_array(tensor))
+        try:
+            return self._builder.constant(numpy_helper.to_array(tensor))
+        except ValueError as error:
+            self._problems.append(f"constant {tensor.name!r}: its data do not fit its shape: {error}")
+            return UNKNOWN
 
     def _sparse_constant(self, tensor: SparseTensorProto) -> str:
         try:
@@ -207,7 +220,13 @@ class Walker:
                 },
                 opset_imports=[helper.make_opsetid(domain, version)],
             )
-        except (defs.SchemaError, shape_inference.InferenceError, ValueError, RuntimeError):
+        except (
+            defs.SchemaError,
+            shape_inference.InferenceError,
+            checker.ValidationError,
+            ValueError,
+            RuntimeError,
+        ):
             return
         for name, kind in inferred.items():
             shape = [d.dim_value for d in kind.tensor_type.shape.dim]

@@ -1,5 +1,6 @@
 """Graphs that are odd but legal answer as onnxruntime does; what is not legal, or not possible, says so."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -304,3 +305,23 @@ def test_what_is_refused(kind: type[CompilerError], message: str, text: str) -> 
     """With the reason."""
     with pytest.raises(kind, match=message):
         compile_model(graph(text).SerializeToString())
+
+
+def test_constants_whose_data_do_not_fit() -> None:
+    """A damaged shape is an error that names the constant."""
+    model = graph("g (float[2] x) => (float[2] y) <float[2] c = {1, 2}> { y = Add(x, c) }")
+    del model.graph.initializer[0].dims[:]
+    with pytest.raises(CompilerError, match=r"'c'|not a valid"):
+        compile_model(model.SerializeToString())
+
+
+def test_damaged_files_never_end_in_a_traceback() -> None:
+    """Whatever bits are turned over, the compiler compiles the file or says what is wrong with it."""
+    rng = np.random.default_rng(0)
+    models = [graph(text).SerializeToString() for text in ODD.values()]
+    for number in range(1500):
+        damaged = bytearray(models[number % len(models)])
+        for place in rng.integers(0, len(damaged), rng.integers(1, 4)):
+            damaged[place] ^= 1 << int(rng.integers(8))
+        with contextlib.suppress(CompilerError):
+            compile_model(bytes(damaged))
