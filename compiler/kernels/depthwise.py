@@ -1,7 +1,7 @@
 """Depthwise convolution: each channel of an image has a filter of its own.
 
-The image has its channels last, so four channels are computed at a time, for several neighbouring pixels: each row of
-the filter is kept in registers while the pixels under it are read once. Filters are packed as
+The image has its channels last, so four channels are computed at a time, for several neighbouring pixels: the filter
+is read once for them, and each pixel under it once. Filters are packed as
 
     [vector of channels][1 + taps][4], the first entry is the bias
 """
@@ -66,9 +66,8 @@ class _DepthwiseWriter:
         self._f, self._kernel, self._target, self._finish = f, kernel, target, finish
         self._a, self._b, self._c = f.param_i32(), f.param_i32(), f.param_i32()
         self._extras = [(f.param_i32(), walk) for walk in extras]
-        self._sums = f.v128s(kernel.tile_pixels)
-        self._weights = f.v128s(kernel.taps[1])
-        self._value = f.v128()
+        self._total = f.v128()
+        self._weights = [f.v128s(kernel.taps[1]) for _ in range(kernel.taps[0])]
 
     def write(self) -> None:
         k = self._kernel
@@ -88,32 +87,26 @@ class _DepthwiseWriter:
         return Pointer(local, (walk.row_bytes, pixel_step, overlapping(walk.channel_bytes, k.channels, LANES)))
 
     def _write_tile(self) -> None:
+        """Write one pixel after the other; each is stored before the next is read, which keeps few values at once."""
         k, f = self._kernel, self._f
-        for n, total in enumerate(self._sums):
-            total.set(v128.load(self._b) if n == 0 else self._sums[0])
-        for row in range(k.taps[0]):
-            for column, weight in enumerate(self._weights):
+        for row, weights in enumerate(self._weights):
+            for column, weight in enumerate(weights):
                 weight.set(v128.load(self._b, VECTOR_BYTES * (1 + row * k.taps[1] + column)))
-            self._write_row(row * k.tap_bytes[0])
-        for pixel, total in enumerate(self._sums):
-            done = self._finish(total, lambda n, pixel=pixel: self._load_extra(n, pixel))  # type: ignore[misc]
+        columns: dict[int | tuple[int, int], list[V128]] = {}
+        for pixel in range(k.tile_pixels):
+            places = [pixel * k.tap_stride + n if k.tap_stride else (pixel, n) for n in range(k.taps[1])]
+            for n, place in enumerate(places):
+                if place not in columns:
+                    start = pixel * k.a.pixel_bytes + n * k.tap_bytes[1]
+                    columns[place] = [
+                        f.keep(v128.load(self._a, start + row * k.tap_bytes[0])) for row in range(k.taps[0])
+                    ]
+            self._total.set(v128.load(self._b))
+            for row, weights in enumerate(self._weights):
+                for place, weight in zip(places, weights, strict=True):
+                    self._total.set(self._target.madd(columns[place][row], weight, self._total))
+            done = self._finish(self._total, lambda n, pixel=pixel: self._load_extra(n, pixel))  # type: ignore[misc]
             store_vector(f, DType.F32, (self._c, pixel * k.c.pixel_bytes), done, min(LANES, k.channels))
-
-    def _write_row(self, row_offset: int) -> None:
-        """Write one row of the filters over all pixels of the tile."""
-        k = self._kernel
-        if not k.tap_stride:
-            for pixel, total in enumerate(self._sums):
-                for column, weight in enumerate(self._weights):
-                    value = v128.load(self._a, row_offset + pixel * k.a.pixel_bytes + column * k.tap_bytes[1])
-                    total.set(self._target.madd(value, weight, total))
-            return
-        for place in range((k.tile_pixels - 1) * k.tap_stride + k.taps[1]):
-            self._value.set(v128.load(self._a, row_offset + place * k.tap_bytes[1]))
-            for pixel, total in enumerate(self._sums):
-                column = place - pixel * k.tap_stride
-                if 0 <= column < k.taps[1]:
-                    total.set(self._target.madd(self._value, self._weights[column], total))
 
     def _load_extra(self, number: int, pixel: int) -> V128:
         local, walk = self._extras[number]

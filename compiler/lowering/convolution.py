@@ -17,6 +17,7 @@ from compiler.lowering.tiling import CACHE_BYTES, choose_tile
 from compiler.lowering.winograd import Convolution, add_winograd, pays
 
 _CHANNEL, _ROW, _PIXEL = 1, 2, 3
+_FEW_TAPS = 9
 
 
 def lower_conv(low: Lowering, node: Node, operation: ops.Conv) -> None:
@@ -98,7 +99,7 @@ class _Parts:
             tap_stride=step // dilation if step % dilation == 0 and step // dilation < taps[1] else 0,
             a=self._a,
             c=self._c,
-            tile_pixels=_depthwise_pixels(self._pixels, step),
+            tile_pixels=_depthwise_pixels(self._pixels, step, math.prod(taps)),
         )
         filters = self._low.constant(pack_filters(kernel, weights, bias))
         epilogue, target = self._operation.epilogue, self._low.target
@@ -184,7 +185,7 @@ class _Parts:
         )
 
 
-def _depthwise_pixels(pixels: int, step: int) -> int:
-    """Return how many pixels to compute together: as many as fit without a rest, and fewer where they lie apart."""
-    most = 7 if step == 1 else 4
+def _depthwise_pixels(pixels: int, step: int, taps: int) -> int:
+    """Return how many pixels to compute together: as many as fit without a rest, and fewer where the code is long."""
+    most = 14 if step == 1 and taps <= _FEW_TAPS else 7
     return min(range(1, min(most, pixels) + 1), key=lambda n: (-(-pixels // n) * (n + 1.5), -n))
