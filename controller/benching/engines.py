@@ -69,7 +69,8 @@ def ours(wasm: bytes, spec: ModelSpec, inputs: Sequence[bytes]) -> Run:
     return timed(lambda: model.infer(inputs))
 
 
-def _work(load: Load) -> Run:
+def working(load: Load) -> Run:
+    """Return what runs a module that does a known amount of work."""
     model = load_model(load.wasm, _BYTE, _BYTE, Caps(deadline_ms=_CALL_TIME_MS))
     return timed(lambda: model.infer([b"\0"]))
 
@@ -85,7 +86,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 def measure_limits(rounds: int = 5) -> Limits:
     """Measure what a share of the peak is a share of."""
     loads = {"peak": multiply_add_load(), "copy": copy_load()}
-    times = interleaved({name: _work(load) for name, load in loads.items()}, rounds)
+    times = interleaved({name: working(load) for name, load in loads.items()}, rounds)
     best = {name: load.units / min(map(statistics.median, times[name])) * 1e-6 for name, load in loads.items()}
     return Limits(peak_gflops=best["peak"], copy_gb_s=best["copy"])
 
