@@ -7,7 +7,6 @@ The embedded broker (rumqttd, from the package iotcore) speaks MQTT 3.1.1 on its
 keeps everything in memory, and a subscription with a wildcard receives at most 100 retained messages.
 """
 
-import ctypes
 import logging
 import os
 import secrets
@@ -17,12 +16,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
+from controller.child import tied
 from controller.errors import BrokerError
 
 Kind = Literal["auto", "embedded", "mosquitto"]
@@ -33,7 +34,6 @@ _START_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.02
 _FREE_PORT_TRIES = 5
-_PR_SET_PDEATHSIG = 1
 _DAEMON_FOLDERS = ["/usr/sbin", "/usr/local/sbin"]
 _PORT_HINT = "stop what uses it, or choose another port for the broker (port 0 takes any free one)"
 
@@ -125,6 +125,15 @@ class BrokerProcess:
                 self._process.kill()
         self._process.wait()
 
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """Hold the broker still, with its connections open, as long as the block lasts."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """Kill the broker, as a crash would."""
         self._process.kill()
@@ -170,10 +179,10 @@ def _start(kind: Kind, program: str | None, host: str, port: int, directory: Pat
     ports: dict[MqttVersion, int] = {"3.1.1": port, "5": port if kind == "mosquitto" else _free_port(host)}
     config, log = directory / f"{kind}.conf", directory / "broker.log"
     if kind == "mosquitto" and program:
-        text, command = _mosquitto_conf(host, port, directory), ["exec", program, "-c", str(config)]
+        text, command = _mosquitto_conf(host, port, directory), [program, "-c", str(config)]
     else:
         config = config.with_suffix(".toml")  # the broker looks at the suffix
-        text, command = _embedded_toml(host, ports), ["embedded", str(config)]
+        text, command = _embedded_toml(host, ports), [sys.executable, "-P", "-m", "controller.broker", str(config)]
     try:
         config.write_text(text)
         if log.is_file():
@@ -182,9 +191,9 @@ def _start(kind: Kind, program: str | None, host: str, port: int, directory: Pat
     except OSError as error:
         raise BrokerError(f"cannot write to the broker's folder {directory}: {error.strerror}") from error
     with output:
-        # The command is our own interpreter and a path that we wrote; nothing in it comes from outside.
+        # The command is a program that we found and a path that we wrote; nothing in it comes from outside.
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-m", "controller.broker", str(os.getpid()), *command],
+            tied(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -280,14 +289,6 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _die_with(parent: int) -> None:
-    """Have Linux end this process when the parent does; it stays so across execve. Source: prctl(2)."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:
-        sys.exit("the process that started the broker is gone")
-
-
 def _run_embedded(config: str) -> None:
     try:
         from iotcore import IotCoreBroker  # noqa: PLC0415 - an extra, which mosquitto makes unnecessary
@@ -299,14 +300,5 @@ def _run_embedded(config: str) -> None:
     IotCoreBroker(config_path=config).run_forever()
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run a broker in this process: `PARENT embedded CONFIG`, or `PARENT exec PROGRAM ARGUMENTS…`."""
-    parent, kind, *rest = arguments
-    _die_with(int(parent))
-    if kind == "exec":
-        os.execv(rest[0], rest)  # noqa: S606 - becomes mosquitto, which then dies with the parent as well
-    _run_embedded(rest[0])
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    _run_embedded(sys.argv[1])

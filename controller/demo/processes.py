@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from controller.child import tied
 from controller.errors import ControllerError
 
 _STOP_TIMEOUT_S = 10.0
@@ -31,7 +32,7 @@ def command(name: str) -> str:
 
 
 class Process:
-    """A background process whose output goes to a log file."""
+    """A background process whose output goes to a log file; killed or not, the demo takes it along when it ends."""
 
     def __init__(self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
         self.name = Path(argv[0]).name
@@ -39,7 +40,7 @@ class Process:
         with log.open("ab") as output:
             # The argument list is the demo's own: nothing in it comes from outside.
             self._popen = subprocess.Popen(  # noqa: S603
-                argv,
+                tied(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -73,6 +73,15 @@ def test_it_shows_the_main_job_in_one_line(tmp_path: Path) -> None:
     assert [] == running_in(tmp_path)
 
 
+def wait_for_agents(process: "subprocess.Popen[str]", folder: Path) -> None:
+    """Wait until the demo has started an agent."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not any("fleet-agent run" in line for line in running_in(folder)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_stopped_in_the_middle_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
@@ -81,11 +90,7 @@ def test_stopped_in_the_middle_it_leaves_nothing(tmp_path: Path, number: signal.
         [command("fleetctl"), "demo"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path), cwd=tmp_path,
     )  # fmt: skip
-    deadline = time.monotonic() + TIMEOUT_S
-    while not any("fleet-agent run" in line for line in running_in(tmp_path)):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_agents(process, tmp_path)
     process.send_signal(number)
     time.sleep(0.2)
     process.send_signal(number)
@@ -94,3 +99,17 @@ def test_stopped_in_the_middle_it_leaves_nothing(tmp_path: Path, number: signal.
     assert out.endswith("\nstopped; nothing runs any more\n")
     assert [] == list(tmp_path.iterdir())
     assert [] == running_in(tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_it_takes_its_processes_along(tmp_path: Path) -> None:
+    """After SIGKILL of the demo neither an agent, nor the controller, nor the broker lives on."""
+    with subprocess.Popen(
+        [command("fleetctl"), "demo"], stdout=subprocess.DEVNULL, env=environment(tmp_path), cwd=tmp_path, text=True
+    ) as process:
+        wait_for_agents(process, tmp_path)
+        process.kill()
+    deadline = time.monotonic() + TIMEOUT_S
+    while left := running_in(tmp_path):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
