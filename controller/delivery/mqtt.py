@@ -33,6 +33,7 @@ _CLOSE_TIMEOUT_S = 2.0
 _MAX_PACKET_BYTES = 16 * limits.MIB
 _HEADER_BYTES = 32
 _UNSUPPORTED_PROTOCOL_VERSION = 0x84
+_KEEP_ALIVE_TIMEOUT = 0x8D
 
 
 class MqttLink(Link):
@@ -165,9 +166,11 @@ class _PahoConnection:
         self._answered.set()
 
     def on_disconnect(self, _client: object, _data: object, flags: Any, reason: ReasonCode, _sent: object) -> None:
-        """Note why the broker ended it, when it says so."""
+        """Note why it ended: what the broker says, or that it has fallen silent."""
         if flags.is_disconnect_packet_from_server:
             self._reason = str(reason)
+        elif reason.value == _KEEP_ALIVE_TIMEOUT:
+            self._reason = f"it has not answered for {self._settings.keepalive_s} s"
 
     def on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         """Hand over a message."""

@@ -280,6 +280,24 @@ def test_it_comes_back_when_the_broker_does(kind, version, brokers, make_link, p
         assert [b"here again"] == [m.payload for m in recorder.receive()]
 
 
+def test_a_broker_that_hangs_is_left_and_found_again(kind, version, brokers, make_link, prefix, caplog):
+    """A broker that falls silent with its connections open is noticed and named; when it goes on, all works."""
+    with brokers.start(kind) as broker:
+        settings = {"keepalive_s": 1, "connect_timeout_s": 1.0}
+        link, recorder = make_link(broker.url, version=version, settings=settings)
+        link.subscribe(f"{prefix}/a")
+        link.start()
+        recorder.wait_for("up")
+        with broker.hung():
+            recorder.wait_for("up", "down")
+            assert not link.is_connected
+            wait_until(lambda: "cannot reach the broker" in caplog.text, "the silence to be said")
+        recorder.wait_for("up", "down", "up")
+        link.publish(f"{prefix}/a", b"here again")
+        assert [b"here again"] == [m.payload for m in recorder.receive()]
+    assert f"lost the broker at {link.address}: it has not answered for 1 s" in caplog.text
+
+
 def test_a_publish_fails_when_the_broker_dies_under_it(kind, version, brokers, make_link, prefix):
     """Who waits for a confirmation is told, and does not wait for ever."""
     with brokers.start(kind) as broker:
