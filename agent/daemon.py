@@ -4,7 +4,6 @@ The network thread, the worker and the requests only put things into the inbox. 
 disk before the network is even tried, and goes on being served whatever happens there.
 """
 
-import fcntl
 import logging
 import os
 import random
@@ -23,9 +22,9 @@ from agent.core import Core
 from agent.diagnostics import Diagnostics
 from agent.documents import Documents
 from agent.download import Downloads
-from agent.engine import next_deadline_ms
+from agent.engine import next_deadline_ms, troubles
 from agent.engine.actions import Action
-from agent.engine.events import Event, Faulted, Planned, Stopping, Ticked
+from agent.engine.events import Event, Faulted, Planned, PolicyRead, Stopping, Ticked
 from agent.errors import AgentError, PolicyError, StateError
 from agent.executor import Executor
 from agent.files import Files
@@ -34,9 +33,10 @@ from agent.identity import Identity, load_identity
 from agent.inbox import Inbox
 from agent.installer import Installer
 from agent.jobs import Assembled, Done, Jobs, Result
+from agent.lock import lock_folder
 from agent.logs import named
 from agent.mqtt import Endpoint, Link, LinkDown, LinkUp, Message, Oversize
-from agent.policy import Policy, capacity_of, changes, load_policy
+from agent.policy import AT_ONCE, Policy, capacity_of, changes, load_policy
 from agent.runtime import ModelError, ModuleCache, Zygote, provide_stacks
 from agent.serving.listeners import Listener, TcpListener, UnixListener
 from agent.serving.service import LocalService
@@ -86,7 +86,7 @@ class Daemon:
         self._systemd = Systemd()
         self._policy = policy = load_policy(state_dir)
         capacity = capacity_of(policy)
-        self._lock = _lock(state_dir)
+        self._lock = lock_folder(state_dir)
         self._inbox: Inbox[Item] = Inbox(INBOX_CAPACITY)
         self._worker: Worker[Item] = Worker(self._inbox.put)
         self._store = Store(state_dir / "agent.db")
@@ -120,6 +120,7 @@ class Daemon:
         self._link_problem: str | None = None
         self._telemetry_taken_ms = self._memory_retry_ms = 0
         self._is_stopping = False
+        self._told_problem: Reason | None = None
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; read the policy again at SIGHUP."""
@@ -160,7 +161,8 @@ class Daemon:
 
     def _problems(self) -> dict[str, Reason]:
         memory = {"memory": self._store.problem} if self._store.problem else {}
-        return {**self._documents.problems, **memory}
+        models = {f"model/{name}": reason for name, reason in troubles(self._core.state).items()}
+        return {**self._documents.problems, **models, **memory}
 
     # --- the main loop
 
@@ -231,9 +233,9 @@ class Daemon:
             self._documents.tick(wall_ms=wall_ms, now_ms=now_ms)
             self._uplink.reports.tick(now_ms)
         self._core.drain()
-        if self._core.has_announcement:
+        if self._core.has_announcement or self._store.problem != self._told_problem:
             self._core.has_announcement = False
-            self._uplink.announce(self._core.state, wall_ms)
+            self._announce(wall_ms)
         if self._core.has_receipts:
             self._core.has_receipts = False
             self._uplink.reports.flush(now_ms)
@@ -281,8 +283,12 @@ class Daemon:
         self._link_problem = None
         self._documents.connected(self._now_ms())
         self._link.resubscribe()
-        self._uplink.announce(self._core.state, self._clock.wall_ms())
+        self._announce(self._clock.wall_ms())
         self._uplink.reports.restart(self._now_ms())
+
+    def _announce(self, wall_ms: int) -> None:
+        self._told_problem = self._store.problem
+        self._uplink.announce(self._core.state, wall_ms, self._told_problem)
 
     def _on_done(self, event: Event) -> None:
         self._core.post(event)
@@ -303,7 +309,12 @@ class Daemon:
             _log.error("the policy stays as it was: %s", error, extra=named("policy", is_valid=False))
         else:
             self._captures.allow(policy.max_captures, policy.max_captures_bytes)
-            later = changes(self._policy, policy) - {"max_captures", "max_captures_bytes"}
+            self._installer.capacity = self._uplink.capacity = capacity_of(policy)
+            self._files.quota_bytes = policy.disk_quota_bytes
+            self._executor.enforce_policy(self._core.state)
+            self._core.post(PolicyRead())
+            self._core.has_announcement = True
+            later = changes(self._policy, policy) - AT_ONCE
             note = f"; these wait for the next start: {', '.join(sorted(later))}" if later else ""
             _log.info("policy read again%s", note, extra=named("policy", is_valid=True, waiting=sorted(later)))
         self._systemd.ready(self._summary())
@@ -389,14 +400,3 @@ def _endpoint(identity: Identity, policy: Policy) -> Endpoint:
 def _listeners(state_dir: Path, policy: Policy) -> list[Listener]:
     listeners: list[Listener] = [UnixListener(state_dir / SOCKET_NAME)]
     return [*listeners, TcpListener(policy.http_address)] if policy.http_address else listeners
-
-
-def _lock(state_dir: Path) -> int:
-    """Return the lock that only one agent of a state folder holds; on the folder itself, which takes no room."""
-    descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise AgentError(f"another fleet-agent runs on {state_dir}: stop it first, or name another --state") from error
-    return descriptor

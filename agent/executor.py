@@ -19,6 +19,7 @@ from agent.installer import Installer
 from agent.jobs import Jobs
 from agent.logs import named
 from agent.runtime import LoadedModel, ModelError
+from protocol.admission import AdmissionError
 from protocol.errors import ProtocolError
 from protocol.manifest import Manifest
 from protocol.messages import Reason
@@ -57,6 +58,27 @@ class Executor:
                     self.make_room(state, downloads)
             case _:
                 self._serve(action, state)  # the rest is about what answers requests
+
+    def enforce_policy(self, state: State) -> None:
+        """Stop every release that asks for more than the device's policy allows now."""
+        for name, model in state.models.items():
+            current = model.current
+            provisional = current.candidate if current and current.state in ("activated", "committing") else None
+            if provisional and (reason := self._forbidden(name, provisional)):
+                self._post(Failed(model=name, deployment_id=provisional.deployment_id, reason=reason))
+            if model.active and (reason := self._forbidden(name, model.active)):
+                _log.error("%s", reason.message)
+                self._host.remove(name)
+                self._post(LoadFailed(model=name, version=model.active.version, reason=reason))
+
+    def _forbidden(self, model: str, installed: Installed) -> Reason | None:
+        try:
+            self._installer.check_policy(model, installed)
+        except AdmissionError as error:
+            return Reason.of(error.code, str(error))
+        except (AgentError, ProtocolError) as error:
+            _log.warning("cannot tell whether %s %s is allowed: %s", model, installed.version, error)
+        return None
 
     def make_room(self, state: State, downloads: Downloads) -> int:
         """Delete what neither a release nor a download refers to, and return the bytes set free."""

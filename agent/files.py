@@ -38,7 +38,8 @@ class Files:
     def __init__(self, folder: Path, quota_bytes: int) -> None:
         self._folder = folder
         self._partials = folder / "partial"
-        self._quota_bytes = quota_bytes
+        self.quota_bytes = quota_bytes
+        """What the device's policy allows now."""
         self._partials.mkdir(parents=True, exist_ok=True)
         for path in folder.glob("*.tmp"):
             path.unlink()
@@ -78,9 +79,9 @@ class Files:
         path = self._partials / blob
         needed = index.encoded_size + index.size - (path.stat().st_size if path.exists() else 0)
         used = self.used_bytes()
-        if used + needed > self._quota_bytes:
+        if used + needed > self.quota_bytes:
             raise DiskQuotaError(
-                f"expected at most {self._quota_bytes:,} bytes of model files, got {used:,} and {needed:,} more: "
+                f"expected at most {self.quota_bytes:,} bytes of model files, got {used:,} and {needed:,} more: "
                 f"raise disk_quota_bytes in the device's policy, or remove models"
             )
         self._require_room(needed)

@@ -44,7 +44,8 @@ class Installer:
         zygote: Zygote | None = None,
     ) -> None:
         self._files = files
-        self._capacity = capacity
+        self.capacity = capacity
+        """What the device's policy allows now."""
         self._targets = targets
         self._cache = cache
         self._zygote = zygote
@@ -86,8 +87,26 @@ class Installer:
 
     def load(self, model: str, installed: Installed) -> tuple[Manifest, LoadedModel]:
         """Load a release that was verified before; raises CorruptFileError, ProtocolError or ModelError."""
-        manifest = self._read_manifest(model, installed)
+        manifest = self.check_policy(model, installed)
         return manifest, self._load_model(manifest, installed)
+
+    def check_policy(self, model: str, installed: Installed) -> Manifest:
+        """Return the manifest of an installed release if it can run at all under the device's present policy.
+
+        Its memory is what it needs; time and stack are bounds, of which the stricter counts.
+
+        Raises:
+            AdmissionError: it asks for more: the policy was lowered since.
+            CorruptFileError, ProtocolError: the manifest cannot be read.
+        """
+        manifest = self._read_manifest(model, installed)
+        need, have = _variant(manifest, installed).contract.memory_bytes, self.capacity.max_model_memory_bytes
+        if need > have:
+            raise AdmissionError(
+                f"{model} {installed.version} is not served: it needs {need:,} bytes of memory, the device allows "
+                f"{have:,}. Raise the limit in the device's policy.toml, or deploy a release that fits"
+            )
+        return manifest
 
     def close(self) -> None:
         """Drop every model that waits; after the last job."""
@@ -97,7 +116,7 @@ class Installer:
     def _plan(self, action: Download) -> Event:
         raw = self._files.read(action.manifest)
         manifest = self._check_release(raw, action.model, action.version)
-        variant = select_variant(manifest, self._capacity)
+        variant = select_variant(manifest, self.capacity)
         faults.reach("install.planned")
         candidate = Installed(
             version=action.version,
@@ -154,9 +173,9 @@ class Installer:
         contract = _variant(manifest, installed).contract
         # The device's owner may have become stricter since the release was admitted.
         caps = Caps(
-            memory_bytes=min(contract.memory_bytes, self._capacity.max_model_memory_bytes),
-            stack_kib=_stack_class(min(contract.stack_kib, self._capacity.max_stack_kib)),
-            deadline_ms=min(contract.deadline_ms, self._capacity.max_deadline_ms),
+            memory_bytes=min(contract.memory_bytes, self.capacity.max_model_memory_bytes),
+            stack_kib=_stack_class(min(contract.stack_kib, self.capacity.max_stack_kib)),
+            deadline_ms=min(contract.deadline_ms, self.capacity.max_deadline_ms),
         )
         wasm = self._files.read(installed.module)
         return load_model(

@@ -15,7 +15,7 @@ import os
 import platform
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -42,6 +42,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_captures_bytes: _Positive = 16 * limits.MIB
     http_address: str = ""
     """A loopback address and port for the local API, besides the Unix socket; empty for none."""
+
+
+AT_ONCE: Final = frozenset({"max_captures", "max_captures_bytes", "max_model_memory_bytes", "disk_quota_bytes"})
+"""What a running agent follows when it reads the policy again; the rest waits for its next start."""
 
 
 def load_policy(state_dir: Path) -> Policy:

@@ -3,13 +3,13 @@
 from importlib.metadata import version
 from typing import Final
 
-from agent.engine import State, slots
+from agent.engine import State, slots, troubles
 from agent.identity import Identity
 from agent.mqtt import Link
 from agent.reports import Outbox, Reports
 from agent.store import Store
 from protocol.admission import Capacity
-from protocol.messages import Liveness, Want, seal_liveness
+from protocol.messages import Liveness, Reason, Want, seal_liveness
 
 AGENT_VERSION: Final = version("wasmfleet")
 
@@ -21,7 +21,8 @@ class Uplink:
         self._identity = identity
         self._session = session
         self._stream = store.stream
-        self._capacity = capacity
+        self.capacity = capacity
+        """What the device's policy allows now."""
         self._link: Link | None = None
         self.reports = Reports(store, identity.device_id, identity.key, self._publish_report)
 
@@ -36,8 +37,9 @@ class Uplink:
         )
         return self._liveness_topic, seal_liveness(liveness, self._identity.key)
 
-    def announce(self, state: State, at_ms: int) -> None:
-        """Say that the device is here, what it offers and what it holds."""
+    def announce(self, state: State, at_ms: int, problem: Reason | None) -> None:
+        """Say what the device offers, holds and cannot do; `problem` is that of its memory."""
+        problems = {f"model/{name}": reason for name, reason in troubles(state).items()}
         birth = Liveness(
             device_id=self._identity.device_id,
             session=self._session,
@@ -45,9 +47,10 @@ class Uplink:
             online=True,
             at_ms=at_ms,
             agent_version=AGENT_VERSION,
-            capacity=self._capacity,
+            capacity=self.capacity,
             slots=slots(state),
             director_version=state.director_version,
+            problems={**problems, **({"memory": problem} if problem else {})},
         )
         self._publish(self._liveness_topic, seal_liveness(birth, self._identity.key), retain=True)
 

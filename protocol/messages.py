@@ -28,6 +28,22 @@ ACK_TYPE = _TYPE.format("ack")
 MAX_STREAM_CHARS = 64
 
 
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """Why: a stable code to count by, and a sentence to read."""
+
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, code: str, message: str) -> "Reason":
+        """Return a reason whose message is cut to what the protocol allows."""
+        return cls(code=code, message=message[: limits.MAX_REASON_CHARS])
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.code) <= 63 or len(self.message) > limits.MAX_REASON_CHARS:
+            raise LimitExceededError("reason: code or message too long")
+
+
 class SlotReport(msgspec.Struct, frozen=True, kw_only=True):
     """Which releases of one model a device holds."""
 
@@ -60,6 +76,8 @@ class Liveness(msgspec.Struct, frozen=True, kw_only=True):
     director_version: Count = 0
     stream: str = ""
     """That of the reports. Sessions compare within one stream alone: with its memory a device loses their count."""
+    problems: dict[str, Reason] = {}
+    """What the device cannot do now, by what is concerned: `memory`, or `model/` and its name."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,22 +85,6 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     done_bytes: Count
     total_bytes: Count
-
-
-class Reason(msgspec.Struct, frozen=True, kw_only=True):
-    """Why: a stable code to count by, and a sentence to read."""
-
-    code: str
-    message: str
-
-    @classmethod
-    def of(cls, code: str, message: str) -> "Reason":
-        """Return a reason whose message is cut to what the protocol allows."""
-        return cls(code=code, message=message[: limits.MAX_REASON_CHARS])
-
-    def __post_init__(self) -> None:
-        if not 1 <= len(self.code) <= 63 or len(self.message) > limits.MAX_REASON_CHARS:
-            raise LimitExceededError("reason: code or message too long")
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,6 +267,8 @@ def open_liveness(raw: bytes, device: DeviceId, key: Ed25519PublicKey) -> Livene
     _check_device(liveness.device_id, device)
     if len(liveness.stream) > MAX_STREAM_CHARS:
         raise MalformedError(f"liveness message: expected a stream of at most {MAX_STREAM_CHARS} characters")
+    if len(liveness.problems) > 2 * limits.MAX_MODELS_PER_DEVICE or any(len(what) > 80 for what in liveness.problems):
+        raise MalformedError("liveness message: too many problems, or one with too long a name")
     return liveness
 
 

@@ -5,7 +5,7 @@ brokers or wasm: a real device and a simulated one differ only in who carries ou
 """
 
 from agent.engine import actions, events
-from agent.engine.state import Deployment, Ended, Goal, Installed, Model, State, references, slots
+from agent.engine.state import Deployment, Ended, Goal, Installed, Model, State, references, slots, troubles
 from agent.engine.step import next_deadline_ms, step
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "references",
     "slots",
     "step",
+    "troubles",
 ]

@@ -23,6 +23,10 @@ class Squeezed(msgspec.Struct, frozen=True, kw_only=True):
     """A download finds no room on the disk: the previous releases have to make way."""
 
 
+class PolicyRead(msgspec.Struct, frozen=True, kw_only=True):
+    """The device's policy was read again: what was not allowed may be now."""
+
+
 class Ticked(msgspec.Struct, frozen=True, kw_only=True):
     """Time has passed."""
 
@@ -116,7 +120,7 @@ class Faulted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadFailed(msgspec.Struct, frozen=True, kw_only=True):
-    """A committed release cannot be loaded from the disk any more."""
+    """A committed release is not served: its files are damaged, or the device's policy does not allow it any more."""
 
     model: str
     version: str
@@ -128,6 +132,7 @@ Event = (
     | Resumed
     | Stopping
     | Squeezed
+    | PolicyRead
     | Ticked
     | AssignmentAccepted
     | Planned

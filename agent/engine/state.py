@@ -88,6 +88,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """How often in a row the release of the goal could not be brought back."""
     repair_at_ms: int = 0
     """When that is tried again, on the engine's clock."""
+    trouble: Reason | None = None
+    """Why a release that was committed is not served any more."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +113,11 @@ def slots(state: State) -> tuple[SlotReport, ...]:
         for name, model in sorted(state.models.items())
         if model.active or model.previous or model.current
     )
+
+
+def troubles(state: State) -> dict[str, Reason]:
+    """Return which committed releases are not served, by model, and why."""
+    return {name: model.trouble for name, model in sorted(state.models.items()) if model.trouble}
 
 
 def references(state: State) -> frozenset[Digest]:

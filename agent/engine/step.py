@@ -29,6 +29,7 @@ from agent.engine.events import (
     Faulted,
     LoadFailed,
     Planned,
+    PolicyRead,
     Progressed,
     Resumed,
     RolledBack,
@@ -41,7 +42,7 @@ from agent.engine.events import (
     Ticked,
     Verified,
 )
-from agent.engine.state import Deployment, Installed, Model, State, slots
+from agent.engine.state import Deployment, Installed, Model, State, slots, troubles
 from agent.engine.turn import ACTIVATED, Turn
 from protocol.messages import Reason
 
@@ -52,7 +53,7 @@ _RISKY: Final = frozenset({"verifying", "installing", "testing", "activated"})
 
 def step(state: State, event: Event, now_ms: int) -> tuple[State, tuple[Action, ...]]:
     """Return the state after `event`, and what is to be done, in order."""
-    before = (slots(state), state.director_version)
+    before = (slots(state), state.director_version, troubles(state))
     if isinstance(event, AssignmentAccepted):
         if event.version <= state.director_version:
             event = _heard_before(event)
@@ -70,7 +71,7 @@ def step(state: State, event: Event, now_ms: int) -> tuple[State, tuple[Action, 
         actions += turn.actions
     if Collect() in actions:  # once, and last: what a download may need is known only when it has begun
         actions = [*(action for action in actions if action != Collect()), Collect()]
-    if (slots(state), state.director_version) != before:
+    if (slots(state), state.director_version, troubles(state)) != before:
         actions.append(Announce())
     return state, tuple(actions)
 
@@ -158,6 +159,12 @@ def _on_squeezed(turn: Turn, _: Squeezed) -> None:
     if turn.model.previous:
         turn.model = replace(turn.model, previous=None)
         turn.actions.append(Collect())
+
+
+def _on_policy_read(turn: Turn, _: PolicyRead) -> None:
+    if turn.model.repair_at_ms:
+        turn.model = replace(turn.model, failed_repairs=0, repair_at_ms=0)
+        turn.pursue()
 
 
 def _on_tick(turn: Turn, _: Ticked) -> None:
@@ -280,16 +287,16 @@ def _on_load_failed(turn: Turn, event: LoadFailed) -> None:
     broken = turn.model.active
     if broken is None or broken.version != event.version:
         return
-    turn.model = replace(turn.model, active=turn.model.previous, previous=None)
+    turn.model = replace(turn.model, active=turn.model.previous, previous=None, trouble=event.reason)
     current = turn.model.current
     if turn.model.active:
         turn.actions.append(Load(model=turn.name, installed=turn.model.active))
-        if current and current.state == "activated" and current.fault is None:
-            # The load took the place of the provisional release: that one has to answer again for its soak to count.
-            turn.set_current(replace(current, is_serving=False))
-            turn.actions.append(
-                Reactivate(model=turn.name, deployment_id=current.goal.deployment_id, candidate=_candidate(current))
-            )
+    if current and current.state == "activated" and current.fault is None:
+        # The load took the place of the provisional release: that one has to answer again for its soak to count.
+        turn.set_current(replace(current, is_serving=False))
+        turn.actions.append(
+            Reactivate(model=turn.name, deployment_id=current.goal.deployment_id, candidate=_candidate(current))
+        )
     if current is None:
         turn.remember_success(broken)
         turn.pursue()
@@ -316,6 +323,7 @@ _HANDLERS: Final[dict[type, Callable[[Turn, Any], None]]] = {
     Resumed: _on_resumed,
     Stopping: _on_stopping,
     Squeezed: _on_squeezed,
+    PolicyRead: _on_policy_read,
     Ticked: _on_tick,
     Planned: _on_planned,
     Progressed: _on_progress,

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from agent.engine.actions import Abandon, Action, Collect, Download, EmitReceipt, Unload
 from agent.engine.state import MAX_SETTLED, Deployment, Ended, Goal, Installed, Model
 from protocol.assignment import AgentConfig
-from protocol.lifecycle import DEPLOYMENT, DeploymentState, require
+from protocol.lifecycle import DEPLOYMENT, GOOD_ENDS, DeploymentState, require
 from protocol.messages import Progress, Reason
 
 FIRST_REPAIR_PAUSE_MS: Final = 60_000
@@ -84,11 +84,13 @@ class Turn:
             self.model = replace(self.model, active=replace(self.model.active, deployment_id=ended.deployment_id))
         self.set_current(None)
         if current.is_repair and not ended.is_installed:
-            self._postpone_repair()  # it did succeed once: that stays the end of the deployment
+            self._postpone_repair(reason)  # it did succeed once: that stays the end of the deployment
         else:
             others = (each for each in self.settled if each.deployment_id != ended.deployment_id)
             self.settled = (*others, ended)[-MAX_SETTLED:]
             self.model = replace(self.model, failed_repairs=0, repair_at_ms=0)
+        if state in GOOD_ENDS:
+            self.model = replace(self.model, trouble=None)
         goal = self.model.goal
         if goal and goal.deployment_id == ended.deployment_id and not current.is_repair:
             self.model = replace(self.model, goal=replace(goal, is_open=False))  # this receipt is the answer
@@ -186,7 +188,9 @@ class Turn:
             )
         )
 
-    def _postpone_repair(self) -> None:
+    def _postpone_repair(self, reason: Reason | None) -> None:
         failures = self.model.failed_repairs + 1
         pause_ms = min(FIRST_REPAIR_PAUSE_MS << min(failures - 1, 16), MAX_REPAIR_PAUSE_MS)
-        self.model = replace(self.model, failed_repairs=failures, repair_at_ms=self.now_ms + pause_ms)
+        at_ms = self.now_ms + pause_ms
+        trouble = reason or self.model.trouble
+        self.model = replace(self.model, failed_repairs=failures, repair_at_ms=at_ms, trouble=trouble)

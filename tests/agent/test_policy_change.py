@@ -1,0 +1,104 @@
+"""The owner of a device lowers its policy: what is installed obeys it too, with a reason, and never by a crash loop."""
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from agent.client import ClientError
+from tests.agent.rig import Agent, Backend, wait_for
+from tests.agent.signing import Bundle, bundle
+
+pytestmark = pytest.mark.needs("mosquitto")
+
+PAGE = 65_536
+SMALL = bundle()
+LARGE = bundle("1.1.0", 2, factor=3.0, padding_bytes=2 * PAGE)
+"""Needs three pages of memory."""
+
+
+def allow(agent: Agent, memory_bytes: int) -> None:
+    (agent.state_dir / "policy.toml").write_text(f"max_model_memory_bytes = {memory_bytes}")
+
+
+def by_restart(agent: Agent) -> None:
+    assert 0 == agent.stop()
+    agent.start()
+    agent.wait_serving()
+
+
+def by_signal(agent: Agent) -> None:
+    agent.process.send_signal(signal.SIGHUP)
+
+
+def install(agent: Agent, backend: Backend, *releases: Bundle) -> None:
+    """Install one release after the other."""
+    backend.release(*releases)
+    agent.start()
+    for release in releases:
+        backend.assign(release)
+        backend.wait_end(release)
+
+
+def trouble(agent: Agent) -> str:
+    """Return the code of what the status says of the model."""
+    return str(agent.status()["problems"].get("model/scale", {}).get("code", ""))
+
+
+def is_answered_by(agent: Agent, version: str) -> bool:
+    try:
+        return agent.infer()[0] == version
+    except ClientError:
+        return version == "none"
+
+
+@pytest.mark.parametrize("apply", [by_restart, by_signal])
+def test_release_above_the_new_cap_makes_way_for_the_one_before(
+    agent: Agent, backend: Backend, apply: Callable[[Agent], None]
+) -> None:
+    """The previous release fits and answers; status and birth name the limit; when it is raised, all is as before."""
+    install(agent, backend, SMALL, LARGE)
+    allow(agent, PAGE)
+    apply(agent)
+    wait_for("the one before", lambda: is_answered_by(agent, "1.0.0"), agent.log)
+    wait_for("the reason", lambda: trouble(agent) == "contract_exceeds_device", agent.log)
+    told = backend.wait("the birth", lambda: next((b for b in backend.liveness if "model/scale" in b.problems), None))
+    assert "the device allows 65,536" in told.problems["model/scale"].message
+    allow(agent, 3 * PAGE)
+    apply(agent)
+    wait_for("the newer one", lambda: is_answered_by(agent, "1.1.0"), agent.log)
+    wait_for("no problem", lambda: trouble(agent) == "", agent.log)
+    backend.wait("a birth without it", lambda: backend.liveness[-1].online and not backend.liveness[-1].problems)
+
+
+@pytest.mark.parametrize("apply", [by_restart, by_signal])
+def test_release_without_one_before_is_stopped(agent: Agent, backend: Backend, apply: Callable[[Agent], None]) -> None:
+    """Nothing answers for the model, the agent lives and says why; the release returns when it is allowed again."""
+    install(agent, backend, LARGE)
+    allow(agent, PAGE)
+    apply(agent)
+    wait_for("nothing answers", lambda: is_answered_by(agent, "none"), agent.log)
+    wait_for("the reason", lambda: trouble(agent) == "contract_exceeds_device", agent.log)
+    assert agent.process.poll() is None
+    allow(agent, 3 * PAGE)
+    apply(agent)
+    wait_for("it answers again", lambda: is_answered_by(agent, "1.1.0"), agent.log)
+
+
+def test_policy_that_is_not_valid_changes_nothing_while_the_agent_runs(agent: Agent, backend: Backend) -> None:
+    """A slip of the pen must not stop a device: the log names it, the old limits stay."""
+    install(agent, backend, SMALL)
+    (agent.state_dir / "policy.toml").write_text("max_model_memory_bytes = none")
+    by_signal(agent)
+    wait_for("the log", lambda: "the policy stays as it was" in agent.log())
+    assert ("1.0.0", 2.0) == agent.infer()
+
+
+def test_release_that_fits_the_lower_cap_goes_on(agent: Agent, backend: Backend) -> None:
+    """Only what exceeds the limit is stopped."""
+    install(agent, backend, SMALL)
+    allow(agent, PAGE)
+    by_signal(agent)
+    wait_for("the log", lambda: "policy read again" in agent.log())
+    assert ("1.0.0", 2.0) == agent.infer()
+    assert "" == trouble(agent)
