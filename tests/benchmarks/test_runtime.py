@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -20,6 +22,7 @@ def test_benchmark_prints_one_object_of_medians() -> None:
     assert "plain wasmtime-py" in done.stderr
 
 
+@pytest.mark.slow
 def test_soak_finds_nothing_in_a_few_swaps() -> None:
     """Both isolation levels: no call is lost, nothing is left open or behind; trends need a thousand swaps."""
     argv = [sys.executable, "benchmarks/soak.py", "--swaps", "12", "--json"]
