@@ -58,14 +58,7 @@ class Screen:
         """Show words or a table to people; silent with `--json`."""
         if self.is_json:
             return
-        shown = plain(advised(text)) if isinstance(text, str) else text
-        if self.out.is_terminal:
-            self.out.print(shown, highlight=False)
-            return
-        with self.out.capture() as captured:
-            self.out.print(shown, highlight=False)
-        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines() or [""]))
-        sys.stdout.flush()
+        _print(self.out, plain(advised(text)) if isinstance(text, str) else text)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = ()) -> None:
         """Show a table to people; silent with `--json`."""
@@ -101,14 +94,14 @@ def plain(text: str, style: str = "") -> Text:
 def report_error(message: str, hint: str = "") -> None:
     """Write an error, and what to do about it, to stderr."""
     console = _console(sys.stderr)
-    console.print(Text.assemble(("error: ", "bold red"), plain(advised(message))), highlight=False)
+    _print(console, Text.assemble(("error: ", "bold red"), plain(advised(message))))
     if hint:
-        console.print(Text.assemble(("hint: ", "bold"), plain(advised(hint))), highlight=False)
+        _print(console, Text.assemble(("hint: ", "bold"), plain(advised(hint))))
 
 
 def warn(message: str) -> None:
     """Write a warning to stderr."""
-    _console(sys.stderr).print(Text.assemble(("warning: ", "bold yellow"), plain(advised(message))), highlight=False)
+    _print(_console(sys.stderr), Text.assemble(("warning: ", "bold yellow"), plain(advised(message))))
 
 
 def table(
@@ -149,6 +142,17 @@ def facts(title: str, rows: Iterable[tuple[str, Cell]]) -> RenderableType:
 
 def _safe(shown: Cell) -> Text:
     return plain(shown) if isinstance(shown, str) else shown
+
+
+def _print(console: Console, shown: RenderableType) -> None:
+    """Print to a terminal; what goes to a file or pipe has no blanks at the ends of its lines."""
+    if console.is_terminal:
+        console.print(shown, highlight=False)
+        return
+    with console.capture() as captured:
+        console.print(shown, highlight=False)
+    console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines() or [""]))
+    console.file.flush()
 
 
 def _console(stream: TextIO) -> Console:
