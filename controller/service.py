@@ -8,13 +8,15 @@ import logging
 import secrets
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version as package_version
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
+from sqlalchemy import make_url
+from sqlalchemy.exc import DatabaseError
 
 from agent import durable
 from controller.api.app import device_app, operator_app
@@ -25,6 +27,7 @@ from controller.delivery.memory import instance_name
 from controller.delivery.mqtt import LinkSettings, MqttLink
 from controller.delivery.publisher import Publisher
 from controller.delivery.wants import Wants
+from controller.errors import WorkspaceError
 from controller.first_start import prepare
 from controller.listeners import Listener, bind, serve_all, url_of
 from controller.queries.query import Queries
@@ -92,8 +95,9 @@ class Service:
         self._endpoints_path.unlink(missing_ok=True)  # of a service that was killed
         self._stack = stack
         self._on_ready = options.on_ready
-        self.core = _open_core(home, stack, world)
-        prepare(self.core, home, telemetry_interval_s=options.telemetry_interval_s)
+        with _usable_database(home):
+            self.core = _open_core(home, stack, world)
+            prepare(self.core, home, telemetry_interval_s=options.telemetry_interval_s)
         self._mqtt_url = options.mqtt_url or home.config.mqtt.url
         self._link = self._connect()
         api, devices = home.config.api, home.config.devices
@@ -212,6 +216,19 @@ async def _first(serving: asyncio.Task[None], awaited: "asyncio.Future[Any]") ->
     if serving.done():
         awaited.cancel()
         serving.result()
+
+
+@contextmanager
+def _usable_database(home: ServerHome) -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        url = make_url(home.database_url)
+        raise WorkspaceError(
+            f"the database {url.database or url.host} cannot be used: {error.orig}",
+            hint="see that its disk has room and that it may be written; if it is damaged, `fleetctl restore FILE` "
+            "puts a backup in its place",
+        ) from error
 
 
 def _open_core(home: ServerHome, stack: ExitStack, world: World) -> Core:

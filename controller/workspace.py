@@ -150,6 +150,13 @@ class ServerHome:
         """The key that signs what each device must run."""
         return load_signer(self.keys_path / "director.pem")
 
+    @property
+    def listener(self) -> KeyPair:
+        """The certificate and key of the device-facing listener as they are; empty where a file is missing."""
+        paths = (self.listener_certificate_path, self.listener_key_path)
+        certificate, key = (path.read_bytes() if path.is_file() else b"" for path in paths)
+        return KeyPair(certificate, key)
+
     def save_listener(self, pair: KeyPair) -> None:
         """Put a new certificate and key of the device-facing listener in place."""
         durable.replace(self.listener_key_path, pair.key_pem)

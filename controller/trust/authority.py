@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Self
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -91,6 +91,16 @@ class Authority:
         builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName(list(names.values())), critical=False)
         return _pair(builder.sign(self._key, hashes.SHA256()), key)
+
+    def end_of_listener(self, pair: KeyPair) -> datetime | None:
+        """Return when a listener's certificate ends; None when it is unreadable, not ours, or not of its key."""
+        try:
+            certificate = x509.load_pem_x509_certificate(pair.certificate_pem)
+            certificate.verify_directly_issued_by(self._certificate)
+            key = load_pem_private_key(pair.key_pem, None)
+        except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
+            return None
+        return certificate.not_valid_after_utc if key.public_key() == certificate.public_key() else None
 
     def issue_device_certificate(self, csr_pem: str, device_id: DeviceId, now: datetime) -> DeviceCertificate:
         """Return a certificate that says: the key of this request is the key of `device_id`.
