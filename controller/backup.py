@@ -90,6 +90,7 @@ def restore_backup(source: Path, home: ServerHome, now: datetime) -> Restored:
                 replaced = None
                 if home.path.exists():
                     _keep_files(home.path / "files", draft / "files")
+                    _keep_broker(home.path / "broker", draft / "broker")
                     replaced = home.path.with_name(f"{home.path.name}.replaced-{now:%Y%m%dT%H%M%SZ}")
                     home.path.rename(replaced)
                 draft.rename(home.path)
@@ -157,6 +158,12 @@ def _keep_files(old: Path, new: Path) -> None:
     for path in old.iterdir() if old.is_dir() else ():
         if path.is_file() and not (new / path.name).exists():
             shutil.copy2(path, new / path.name)
+
+
+def _keep_broker(old: Path, new: Path) -> None:
+    """Keep what `fleetctl up`'s broker retains: from it the service learns what was signed after the backup."""
+    if old.is_dir():
+        shutil.copytree(old, new, dirs_exist_ok=True)
 
 
 @contextmanager

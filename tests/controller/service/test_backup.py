@@ -93,3 +93,15 @@ def _without_database(path: Path, instead: bytes | None) -> None:
     for file in sorted(folder.rglob("*"), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
     folder.rmdir()
+
+
+def test_the_memory_of_its_own_broker_survives_a_restore(fleet: FleetCore, tmp_path: Path) -> None:
+    """What `fleetctl up`'s broker retains is newer than the backup, and tells the service what was signed since."""
+    home = fleet.workspace.server
+    retained = home.path / "broker" / "mosquitto.db"
+    make_backup(home, tmp_path / "fleet.backup", START)
+    retained.parent.mkdir()
+    retained.write_bytes(b"retained")
+    fleet.core.store.close()
+    restore_backup(tmp_path / "fleet.backup", home, START)
+    assert b"retained" == retained.read_bytes()
