@@ -11,6 +11,7 @@ from compiler.inspect.report import (
     MemoryReport,
     ModuleReport,
 )
+from compiler.inspect.text import module_text
 
 __all__ = [
     "CustomSection",
@@ -21,5 +22,6 @@ __all__ = [
     "MemoryReport",
     "ModuleReport",
     "inspect_module",
+    "module_text",
     "required_features",
 ]

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
 
 import compiler
 from agent import durable
+from compiler.inspect import module_text
 from compiler.kernels.target import Target
 from controller.bundling.compilation import compile_file
 from controller.bundling.errors import ModelFileError
@@ -19,6 +20,8 @@ from protocol.codec import sha256
 from protocol.identifiers import Digest, Version, parse_model_name
 from protocol.limits import DEFAULT_DEADLINE_MS, MAX_DEADLINE_MS
 from protocol.tensors import ModelSpec, TensorSpec
+
+_TEXT_SUFFIX: Final = ".wat"
 
 
 class Simd(StrEnum):
@@ -34,9 +37,12 @@ class Simd(StrEnum):
 
 
 class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The document of `fleetctl build --json`; `layers` is empty without --report."""
+    """The document of `fleetctl build --json`: digest and size are those of the binary module, also when only its text
+    was written; `layers` is empty without --report."""
 
     file: str
+    text_file: str | None
+    """The module as text, if that was asked for."""
     digest: Digest
     size_bytes: int
     simd: Simd
@@ -54,8 +60,16 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
     *,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The module. [default: the file's name with .wasm, here]"),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The module; as text only, if the name ends in .wat. [default: the file's name with .wasm, here]",
+        ),
     ] = None,
+    is_text: Annotated[
+        bool, typer.Option("--wat", help="Write the module as WebAssembly text too, beside it with .wat.")
+    ] = False,
     input_shape: compiling.InputShapes = None,
     input_value: compiling.InputValues = None,
     uint8_input: compiling.Uint8Inputs = None,
@@ -97,13 +111,21 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
     compilation = compile_file(file, chosen, [simd.target], screen.step)
     [model] = compilation.models
     path = output or Path(f"{file.stem}.wasm")
-    _write(path, model.wasm)
-    screen.document(_result(path, model, simd, is_report=is_report))
-    screen.say(facts(str(path), _rows(model)))
+    text_path = path.with_suffix(_TEXT_SUFFIX) if is_text or path.suffix == _TEXT_SUFFIX else None
+    if text_path is not None:
+        _write(text_path, _text(model.wasm))
+    if path != text_path:
+        _write(path, model.wasm)
+    screen.document(_result(path, text_path, model, simd, is_report=is_report))
+    screen.say(facts(str(path), _rows(model, text_path)))
     if is_report:
         screen.say()
         _show_layers(screen, model)
     screen.say(f"\nnext: fleetctl run {path}")
+
+
+def _text(wasm: bytes) -> bytes:
+    return b"".join(line.encode() + b"\n" for line in module_text(wasm))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -114,9 +136,12 @@ def _write(path: Path, data: bytes) -> None:
         raise ModelFileError(f"cannot write {path}: {error.strerror}", hint="name another file with -o") from error
 
 
-def _result(path: Path, model: "compiler.CompiledModel", simd: Simd, *, is_report: bool) -> BuildResult:
+def _result(
+    path: Path, text_path: Path | None, model: "compiler.CompiledModel", simd: Simd, *, is_report: bool
+) -> BuildResult:
     return BuildResult(
         file=str(path),
+        text_file=None if text_path is None else str(text_path),
         digest=sha256(model.wasm),
         size_bytes=len(model.wasm),
         simd=simd,
@@ -130,7 +155,9 @@ def _result(path: Path, model: "compiler.CompiledModel", simd: Simd, *, is_repor
     )
 
 
-def _rows(model: "compiler.CompiledModel") -> Iterator[tuple[str, str]]:
+def _rows(model: "compiler.CompiledModel", text_path: Path | None) -> Iterator[tuple[str, str]]:
+    if text_path is not None:
+        yield "as text", f"{text_path}, {wording.size(text_path.stat().st_size)}"
     yield "module", f"{wording.size(len(model.wasm))}, of which {wording.size(model.constant_bytes)} are weights"
     yield "sha256", sha256(model.wasm)
     yield "model", f"{model.spec.name or '-'} {model.spec.version or '-'}"

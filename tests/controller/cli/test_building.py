@@ -63,6 +63,28 @@ def test_the_document_says_what_was_built(cnn: Path) -> None:
     assert "Conv_0" == built["layers"][0]["name"]
 
 
+def test_a_module_is_written_as_text_too(cnn: Path) -> None:
+    """Beside the module; it runs as it stands and gives the same answer."""
+    built = json.loads(call("build", str(cnn), "-o", "m.wasm", "--wat", "--json").stdout)
+    assert ("m.wasm", "m.wat") == (built["file"], built["text_file"])
+    assert "(func $Conv_4 " in Path("m.wat").read_text()
+    image = json.dumps(np.random.default_rng(7).random(built["spec"]["inputs"][0]["shape"]).tolist())
+    answers = [call("run", file, "--input", "-", "--json", stdin=image) for file in ("m.wasm", "m.wat")]
+    assert [0, 0] == [answer.returncode for answer in answers], answers[1].stderr
+    binary, text = (json.loads(answer.stdout)["outputs"] for answer in answers)
+    assert binary == text
+
+
+def test_a_module_is_written_as_text_alone(cnn: Path) -> None:
+    """A name that ends in .wat says so."""
+    done = call("build", str(cnn), "-o", "m.wat")
+    assert 0 == done.returncode, done.stderr
+    assert ["m.wat"] == [path.name for path in Path().iterdir() if path != cnn and path.name != cnn.name]
+    assert Path("m.wat").read_text().startswith("(module\n")
+    assert "next: fleetctl run m.wat" in done.stdout
+    assert 0 == call("run", "m.wat").returncode
+
+
 def test_inspect_shows_layers_and_plan(cnn: Path) -> None:
     """Each layer with its work and code, and how the memory is used."""
     call("build", str(cnn), "-o", "m.wasm")
