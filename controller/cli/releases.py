@@ -88,7 +88,8 @@ def yank_release(
     with session_of(ctx).client() as client:
         release = client.yank(model, version, reason)
     screen.document(release)
-    screen.say(f"{release.model} {release.version} is yanked; {wording.count(release.devices, 'device')} still run it")
+    still = f"{wording.count(release.devices, 'device')} still {'runs' if release.devices == 1 else 'run'} it"
+    screen.say(f"{release.model} {release.version} is yanked; {still}")
 
 
 @app.command("retire", epilog=example("fleetctl releases retire digits 1.0.0"))
