@@ -77,7 +77,9 @@ def _parse(raw: bytes) -> ModelProto:
     try:
         model.ParseFromString(raw)
     except DecodeError as error:
-        raise ModelFileError("not an ONNX model: it cannot be parsed, or it is cut off") from error
+        raise ModelFileError(
+            "not an ONNX model: it cannot be parsed, it is cut off, or its branches and loops are nested too deep"
+        ) from error
     if not model.HasField("graph"):
         raise ModelFileError("not an ONNX model: it has no graph")
     return model

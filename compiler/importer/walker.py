@@ -37,6 +37,7 @@ _MAX_EXPANSIONS: Final = 8
 _MISFITS: Final = (
     InternalError,
     ValueError,
+    ArithmeticError,
     IndexError,
     KeyError,
     TypeError,

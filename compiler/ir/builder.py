@@ -18,6 +18,14 @@ Array = NDArray[Any]
 
 MAX_FOLDED_BYTES = 64 * 1024 * 1024
 """A larger result is computed on the device, from smaller constants."""
+MAX_ELEMENTS = (1 << 32) - 1
+"""No value has more, also when it is never stored: there is no address for more, and no time."""
+
+
+def check_foldable(elements: int, item_bytes: int = 8) -> None:
+    """Refuse, before it takes memory, a constant that is too large to be made at import; raises ValueError."""
+    if elements * item_bytes > MAX_FOLDED_BYTES:
+        raise ValueError(f"expected a constant of at most {MAX_FOLDED_BYTES:,} bytes, got {elements * item_bytes:,}")
 
 
 class GraphBuilder:
@@ -65,6 +73,11 @@ class GraphBuilder:
             self._known_constants[key] = name
         return name
 
+    def counting(self, count: int) -> str:
+        """Add the numbers from 0 to `count` - 1 as a constant; raises ValueError for too many."""
+        check_foldable(count)
+        return self.constant(np.arange(count))
+
     def type(self, name: str) -> TensorType:
         """Return the type of a value."""
         return self._types[name]
@@ -88,6 +101,8 @@ class GraphBuilder:
         if key in self._known:
             return self._known[key]
         types = output_types(operation, [self._types[name] for name in inputs])
+        if (elements := max((kind.elements for kind in types), default=0)) > MAX_ELEMENTS:
+            raise ValueError(f"expected at most {MAX_ELEMENTS:,} elements in a value, got {elements:,}")
         arrays = [self._constants[name] for name in inputs if name in self._constants]
         if len(arrays) == len(inputs) and sum(t.size_bytes for t in types) <= MAX_FOLDED_BYTES:
             outputs = tuple(self.constant(result) for result in evaluate(operation, arrays))

@@ -77,7 +77,7 @@ def _counted(n: NodeContext, body: Body, count: int, stacked: int) -> None:
     behind = body.graph.inputs[len(body.inputs) :]
     graph = body.graph.graph(body.outputs[1:], inputs=[*states, number, *behind, truth])
     operation = ops.Scan(graph, count, len(states), (False,), (False,) * stacked)
-    numbers = n.graph.constant(np.arange(count))
+    numbers = n.graph.counting(count)
     return n.set(*n.graph.add_many(operation, *initial, numbers, *captured))
 
 

@@ -171,7 +171,7 @@ def one_hot(n: NodeContext) -> None:
     wrapped = n.map(lambda i: (i < 0).choose(i + depth, i), places)
     column = n.graph.reshape(wrapped, (*shape[:axis], 1, *shape[axis:]))
     numbers = [depth if a == axis else 1 for a in range(len(shape) + 1)]
-    is_on = n.graph.apply("eq", column, n.graph.constant(np.arange(depth).reshape(numbers)))
+    is_on = n.graph.apply("eq", column, n.graph.reshape(n.graph.counting(depth), numbers))
     n.set(n.graph.apply("select", is_on, on, off))
 
 

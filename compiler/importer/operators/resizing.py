@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from compiler.importer.context import NodeContext
 from compiler.importer.registry import operator
+from compiler.ir.builder import check_foldable
 
 Numbers = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -99,6 +100,7 @@ def _lines(n: NodeContext) -> list[_Line]:
 
 def _positions(line: _Line, coordinates: str) -> Numbers:
     """Return where each output lies among the inputs."""
+    check_foldable(line.output)
     o = np.arange(line.output, dtype=np.float64)
     match coordinates:
         case "asymmetric":

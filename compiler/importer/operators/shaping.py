@@ -9,6 +9,7 @@ from compiler.importer.registry import operator
 from compiler.importer.types import ONNX_TYPES
 from compiler.importer.weights import dense_array
 from compiler.ir import operations as ops
+from compiler.ir.builder import check_foldable
 
 
 @operator("Constant")
@@ -50,6 +51,7 @@ def range_(n: NodeContext) -> None:
     """Numbers at regular distances."""
     start, limit, delta = (n.scalar(position) for position in range(3))
     count = max(math.ceil((limit - start) / delta), 0)
+    check_foldable(count)
     n.set(n.graph.constant((start + delta * np.arange(count)).astype(n.dtype().numpy)))
 
 
@@ -240,6 +242,7 @@ def eye_like(n: NodeContext) -> None:
     """Ones on a diagonal."""
     rows, columns = n.shape()
     kind = n.dtype() if n.attribute("dtype") is None else ONNX_TYPES[n.integer("dtype", 0)]
+    check_foldable(rows * columns, kind.item_bytes)
     n.set(n.graph.constant(np.eye(rows, columns, n.integer("k", 0), dtype=kind.numpy)))
 
 
@@ -249,6 +252,7 @@ def trilu(n: NodeContext) -> None:
     diagonal = int(n.scalar(1)) if n.has(1) else 0
     is_upper = bool(n.integer("upper", 1))
     rows, columns = n.shape()[-2:]
+    check_foldable(rows * columns, 1)
     mask = np.tri(rows, columns, diagonal - is_upper, dtype=bool) ^ is_upper
     zero = n.graph.number(n[0], 0)
     n.set(n.graph.apply("select", n.graph.constant(mask), n[0], zero))
