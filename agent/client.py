@@ -1,6 +1,7 @@
 """A client of the local API, for `fleet-agent infer` and `status`, for tests and for applications on the device.
 
-The standard library and msgspec alone. Any client of the Open Inference Protocol over a Unix socket does as well.
+It comes with the agent's own packages: importing it loads msgspec and the model runtime too.
+Any client of the Open Inference Protocol over a Unix socket does as well.
 """
 
 import contextlib

@@ -53,7 +53,7 @@ class MemoryCapError(ModelError):
 
 
 class FaultError(ModelError):
-    """The model went wrong while it ran.
+    """The model went wrong while it ran; the family of the faults below, and never sent itself.
 
     `kind` is the fault's stable name (`integer_division_by_zero`), `function` the named function nearest to it (a
     compiled model names its functions after the layers), `offset` the position in the wasm file. Whoever knows adds
