@@ -31,6 +31,7 @@ from compiler.importer.types import ONNX_TYPES, type_name
 from compiler.importer.weights import dense_array
 from compiler.ir import GraphBuilder, Node, TensorType
 from compiler.ir import operations as ops
+from compiler.ir.builder import MAX_ELEMENTS
 
 _MAX_EXPANSIONS: Final = 8
 """How deep operators may be defined by operators."""
@@ -233,7 +234,8 @@ class Walker:
             shape = [d.dim_value for d in kind.tensor_type.shape.dim]
             if kind.tensor_type.elem_type in ONNX_TYPES and kind.tensor_type.HasField("shape") and all(shape):
                 placeholder = TensorType(ONNX_TYPES[kind.tensor_type.elem_type], tuple(shape))
-                scope.bind(name, self._builder.placeholder(placeholder))
+                if placeholder.elements <= MAX_ELEMENTS:
+                    scope.bind(name, self._builder.placeholder(placeholder))
 
     def _type_proto(self, value: str | None) -> TypeProto:
         if value is None:

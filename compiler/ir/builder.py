@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.dtypes import DType
+from compiler.errors import TooLargeError
 from compiler.formula import Formula, Writer, identity
 from compiler.formula.formula import Number
 from compiler.ir import operations as ops
@@ -96,13 +97,15 @@ class GraphBuilder:
         return result
 
     def add_many(self, operation: ops.Operation, *inputs: str) -> tuple[str, ...]:
-        """Add a node."""
+        """Add a node; raises TooLargeError for a result that no module could address."""
         key = operation, inputs
         if key in self._known:
             return self._known[key]
         types = output_types(operation, [self._types[name] for name in inputs])
         if (elements := max((kind.elements for kind in types), default=0)) > MAX_ELEMENTS:
-            raise ValueError(f"expected at most {MAX_ELEMENTS:,} elements in a value, got {elements:,}")
+            raise TooLargeError(
+                f"{self.layer}: expected at most {MAX_ELEMENTS:,} elements in a value, got {elements:,}"
+            )
         arrays = [self._constants[name] for name in inputs if name in self._constants]
         if len(arrays) == len(inputs) and sum(t.size_bytes for t in types) <= MAX_FOLDED_BYTES:
             outputs = tuple(self.constant(result) for result in evaluate(operation, arrays))
