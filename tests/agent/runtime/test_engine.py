@@ -56,9 +56,9 @@ def test_each_stack_class_has_one_engine() -> None:
 
 @pytest.mark.parametrize("deadline_ms", [1, PERIOD_MS, PERIOD_MS + 1, 1000, 600_000])
 def test_deadline_in_ticks_is_never_early(deadline_ms: int) -> None:
-    """The first tick may come at once, so one more than fit is allowed, and not many more."""
+    """The first tick may come at once and one before it late, so two more than fit are allowed, and not many more."""
     ticks = ticks_for(deadline_ms)
-    assert deadline_ms <= (ticks - 1) * PERIOD_MS < deadline_ms + PERIOD_MS
+    assert deadline_ms <= (ticks - 2) * PERIOD_MS < deadline_ms + PERIOD_MS
 
 
 def test_capacity_is_named() -> None:
