@@ -48,6 +48,14 @@ def named(event: str, **fields: object) -> dict[str, object]:
     return {"event": event, "fields": fields}
 
 
+class _LogFile(RotatingFileHandler):
+    """The log in the state folder. On a full disk it misses lines without a word for each: the screen has them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is that of the standard library
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
 class _JsonLines(logging.Formatter):
     def line(self, record: logging.LogRecord) -> LogLine:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -84,7 +92,7 @@ _FORMATTERS: Final = {"text": _Readable, "json": _JsonLines, "journal": _Journal
 
 def start_logging(state_dir: Path, form: LogFormat = "auto", level: int = logging.INFO) -> list[logging.Handler]:
     """Write the log of `agent` from now on; return the handlers, for whoever closes them."""
-    to_file = RotatingFileHandler(state_dir / FILE_NAME, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
+    to_file = _LogFile(state_dir / FILE_NAME, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
     to_file.setFormatter(_JsonLines())
     to_screen = logging.StreamHandler(sys.stderr)
     if form == "auto":

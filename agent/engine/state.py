@@ -88,6 +88,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """How often in a row the release of the goal could not be brought back."""
     repair_at_ms: int = 0
     """When that is tried again, on the engine's clock."""
+    is_repair_outdated: bool = False
+    """The policy changed while a repair was made: if it fails, it is tried again at once."""
     trouble: Reason | None = None
     """Why a release that was committed is not served any more."""
 

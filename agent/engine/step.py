@@ -165,6 +165,8 @@ def _on_policy_read(turn: Turn, _: PolicyRead) -> None:
     if turn.model.repair_at_ms:
         turn.model = replace(turn.model, failed_repairs=0, repair_at_ms=0)
         turn.pursue()
+    elif turn.model.current and turn.model.current.is_repair:
+        turn.model = replace(turn.model, is_repair_outdated=True)
 
 
 def _on_tick(turn: Turn, _: Ticked) -> None:

@@ -88,7 +88,7 @@ class Turn:
         else:
             others = (each for each in self.settled if each.deployment_id != ended.deployment_id)
             self.settled = (*others, ended)[-MAX_SETTLED:]
-            self.model = replace(self.model, failed_repairs=0, repair_at_ms=0)
+            self.model = replace(self.model, failed_repairs=0, repair_at_ms=0, is_repair_outdated=False)
         if state in GOOD_ENDS:
             self.model = replace(self.model, trouble=None)
         goal = self.model.goal
@@ -191,6 +191,12 @@ class Turn:
     def _postpone_repair(self, reason: Reason | None) -> None:
         failures = self.model.failed_repairs + 1
         pause_ms = min(FIRST_REPAIR_PAUSE_MS << min(failures - 1, 16), MAX_REPAIR_PAUSE_MS)
-        at_ms = self.now_ms + pause_ms
-        trouble = reason or self.model.trouble
-        self.model = replace(self.model, failed_repairs=failures, repair_at_ms=at_ms, trouble=trouble)
+        if self.model.is_repair_outdated:
+            failures, pause_ms = 0, 1
+        self.model = replace(
+            self.model,
+            failed_repairs=failures,
+            repair_at_ms=self.now_ms + pause_ms,
+            is_repair_outdated=False,
+            trouble=reason or self.model.trouble,
+        )

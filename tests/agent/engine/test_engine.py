@@ -552,6 +552,23 @@ def test_failed_repair_is_tried_at_once_after_a_restart() -> None:
     assert (SlotReport(model="m", active="1.1.0", previous="1.0.0"),) == slots(world.state)
 
 
+def test_repair_that_a_new_policy_overtook_is_tried_again_at_once() -> None:
+    """It may have failed by what the policy said before: the owner who raised a limit does not wait for a minute."""
+    world = installed("1.0.0", "1.1.0")
+    damaged(world)
+    (download,) = [a for a in world.pending if isinstance(a, actions.Download)]
+    world.pending.clear()
+    world.feed(events.PolicyRead())
+    world.do(bad_answers(download)[:1])
+    assert world.now_ms + 1 == next_deadline_ms(world.state)
+    world.now_ms += 1
+    world.feed(events.Ticked())
+    (download,) = [a for a in world.pending if isinstance(a, actions.Download)]
+    world.pending.clear()
+    world.do(bad_answers(download)[:1])
+    assert world.now_ms + 60_000 == next_deadline_ms(world.state)
+
+
 def test_failed_repair_does_not_hold_up_the_next_release() -> None:
     """A new deployment begins at once, and a repair of its own would not wait for the old one's pause."""
     world = installed("1.0.0", "1.1.0")
