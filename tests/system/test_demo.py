@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,13 @@ FIELDS = [
     "devices", "succeeded", "failed", "inferences", "lost_inferences", "interrupted", "accuracy", "swap_ms_p50",
     "seconds",
 ]  # fmt: skip
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name: the socket of a device lies three folders below it, and its path has a limit."""
+    with tempfile.TemporaryDirectory(prefix="demo-", dir="/tmp") as name:
+        yield Path(name)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -55,12 +63,12 @@ def running_in(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_it_shows_the_main_job_in_one_line(tmp_path: Path) -> None:
+def test_it_shows_the_main_job_in_one_line(folder: Path) -> None:
     """With --json stdout is one line; no default port, no mosquitto, and nothing is left of it afterwards."""
     with usual_ports_in_use():
         done = subprocess.run(
             [command("fleetctl"), "demo", "--json"],
-            capture_output=True, text=True, timeout=280, check=False, env=environment(tmp_path), cwd=tmp_path,
+            capture_output=True, text=True, timeout=280, check=False, env=environment(folder), cwd=folder,
         )  # fmt: skip
     assert (0, "") == (done.returncode, done.stderr)
     (line,) = done.stdout.splitlines()
@@ -69,8 +77,8 @@ def test_it_shows_the_main_job_in_one_line(tmp_path: Path) -> None:
     assert [3, 6, 3, 0] == [shown[name] for name in ("devices", "succeeded", "failed", "lost_inferences")]
     assert shown["accuracy"] > 0.95
     assert shown["inferences"] > 1_000
-    assert [] == list(tmp_path.iterdir())
-    assert [] == running_in(tmp_path)
+    assert [] == list(folder.iterdir())
+    assert [] == running_in(folder)
 
 
 def wait_for_agents(process: "subprocess.Popen[str]", folder: Path) -> None:
@@ -84,32 +92,32 @@ def wait_for_agents(process: "subprocess.Popen[str]", folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_stopped_in_the_middle_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+def test_stopped_in_the_middle_it_leaves_nothing(folder: Path, number: signal.Signals) -> None:
     """Ctrl-C, even twice, ends every process first, removes the folder, says so, and is exit code 130."""
     process = subprocess.Popen(
         [command("fleetctl"), "demo"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path), cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(folder), cwd=folder,
     )  # fmt: skip
-    wait_for_agents(process, tmp_path)
+    wait_for_agents(process, folder)
     process.send_signal(number)
     time.sleep(0.2)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (130, "") == (process.returncode, err)
     assert out.endswith("\nstopped; nothing runs any more\n")
-    assert [] == list(tmp_path.iterdir())
-    assert [] == running_in(tmp_path)
+    assert [] == list(folder.iterdir())
+    assert [] == running_in(folder)
 
 
 @pytest.mark.slow
-def test_killed_it_takes_its_processes_along(tmp_path: Path) -> None:
+def test_killed_it_takes_its_processes_along(folder: Path) -> None:
     """After SIGKILL of the demo neither an agent, nor the controller, nor the broker lives on."""
     with subprocess.Popen(
-        [command("fleetctl"), "demo"], stdout=subprocess.DEVNULL, env=environment(tmp_path), cwd=tmp_path, text=True
+        [command("fleetctl"), "demo"], stdout=subprocess.DEVNULL, env=environment(folder), cwd=folder, text=True
     ) as process:
-        wait_for_agents(process, tmp_path)
+        wait_for_agents(process, folder)
         process.kill()
     deadline = time.monotonic() + TIMEOUT_S
-    while left := running_in(tmp_path):
+    while left := running_in(folder):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
