@@ -58,12 +58,13 @@ shape = [16]
 
 
 @pytest.fixture(scope="session")
-def arm_python() -> Path:
-    """The launcher of an aarch64 Python; what it needs is downloaded once into a cache folder."""
+def arm_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The launcher of an aarch64 Python with this tree's agent; what it needs is downloaded once into a cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wasmfleet" / "arm64"
-    done = subprocess.run([SETUP, cache], capture_output=True, text=True, timeout=400, check=False)
+    folder = tmp_path_factory.mktemp("launcher")
+    done = subprocess.run([SETUP, cache, folder], capture_output=True, text=True, timeout=400, check=False)
     assert 0 == done.returncode, (done.stdout + done.stderr)[-3000:]
-    return cache / "python"
+    return folder / "python"
 
 
 @pytest.fixture
