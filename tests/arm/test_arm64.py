@@ -59,7 +59,7 @@ shape = [16]
 
 @pytest.fixture(scope="session")
 def arm_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The launcher of an aarch64 Python with this tree's agent; what it needs is downloaded once into a cache folder."""
+    """The launcher of an aarch64 Python with this tree's agent; what it needs is downloaded once into a cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wasmfleet" / "arm64"
     folder = tmp_path_factory.mktemp("launcher")
     done = subprocess.run([SETUP, cache, folder], capture_output=True, text=True, timeout=400, check=False)
