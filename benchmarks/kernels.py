@@ -39,7 +39,7 @@ def product(rows: int, depth: int, columns: int) -> Load:
         c=Walk(FLOAT_BYTES * columns, 0),
         tile_pixels=tile_rows,
         panel_vectors=vectors,
-        is_panel_outside=FLOAT_BYTES * depth * columns > CACHE_BYTES and rows < columns,
+        is_panel_outside=FLOAT_BYTES * depth * columns > CACHE_BYTES,
     )
     sizes = (rows * depth * 4, kernel.panels * kernel.panel_bytes, rows * columns * 4, kernel.scratch_bytes)
     return _repeated(

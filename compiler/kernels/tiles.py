@@ -11,8 +11,7 @@ in order:
     [panel][1 + depth][columns], the first row of a panel is the bias
 
 Rows and columns that do not fill a tile are covered by a last tile that overlaps the one before, and computes some
-values twice; columns that do not even fill one panel are computed beside columns of zeros that are not stored. Loops
-over the smaller operand are inside, so that it stays in the cache.
+values twice; columns that do not even fill one panel are computed beside columns of zeros that are not stored.
 """
 
 from collections.abc import Callable, Sequence
@@ -90,7 +89,7 @@ class TileKernel(msgspec.Struct, frozen=True):
     tile_pixels: int
     panel_vectors: int
     is_panel_outside: bool = False
-    """Whether the loop over panels is the outermost, for a B that is larger than A."""
+    """Whether the loop over panels is the outermost, for a B that does not stay in the cache."""
     is_finished_apart: bool = False
     """Whether what is done with the sums has a loop of its own: its code is long, and is written once then."""
 

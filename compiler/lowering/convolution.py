@@ -151,7 +151,6 @@ class _Parts:
         if all(w.row_bytes == pixels * w.pixel_bytes for w in (a, c, *self._walks)):
             rows, pixels = 1, rows * pixels  # rows follow each other like pixels
         tile_pixels, vectors = choose_tile(pixels, channels)
-        b_bytes = window.depth * channels * FLOAT_BYTES
         return TileKernel(
             rows=rows,
             pixels=pixels,
@@ -161,7 +160,7 @@ class _Parts:
             c=c,
             tile_pixels=tile_pixels,
             panel_vectors=vectors,
-            is_panel_outside=b_bytes > CACHE_BYTES and rows * pixels * depth * FLOAT_BYTES < b_bytes,
+            is_panel_outside=window.depth * channels * FLOAT_BYTES > CACHE_BYTES,
             is_finished_apart=is_long(self._operation.epilogue),
         )
 

@@ -50,7 +50,6 @@ def _join_rows(placements: Sequence[Placement]) -> list[Placement] | None:
 def _kernel(a: Placement, output: Placement, depth: int, *, is_finished_apart: bool) -> TileKernel:
     rows, columns = output.shape[-2:]
     tile_rows, vectors = choose_tile(rows, columns)
-    b_bytes, a_bytes = depth * columns * FLOAT_BYTES, rows * depth * FLOAT_BYTES
     return TileKernel(
         rows=1,
         pixels=rows,
@@ -60,7 +59,7 @@ def _kernel(a: Placement, output: Placement, depth: int, *, is_finished_apart: b
         c=walk(output, None, len(output.shape) - 2, len(output.shape) - 1),
         tile_pixels=tile_rows,
         panel_vectors=vectors,
-        is_panel_outside=b_bytes > CACHE_BYTES and a_bytes < b_bytes,
+        is_panel_outside=depth * columns * FLOAT_BYTES > CACHE_BYTES,
         is_finished_apart=is_finished_apart,
     )
 

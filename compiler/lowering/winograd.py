@@ -81,7 +81,6 @@ class _Bands:
     def _product_kernel(self) -> TileKernel:
         windows, channels, out = self._into.windows, self._into.channels, self._back.channels
         tile_pixels, vectors = choose_tile(windows, out)
-        b_bytes = channels * out * FLOAT_BYTES
         return TileKernel(
             rows=1,
             pixels=windows,
@@ -91,7 +90,7 @@ class _Bands:
             c=Walk(out * FLOAT_BYTES, 0),
             tile_pixels=tile_pixels,
             panel_vectors=vectors,
-            is_panel_outside=b_bytes > CACHE_BYTES and self._into.plane_bytes < b_bytes,
+            is_panel_outside=channels * out * FLOAT_BYTES > CACHE_BYTES,
         )
 
     def _packed(self, weights: Floats, bias: Floats) -> Floats:
