@@ -1,31 +1,24 @@
 """A client of the local API, for `fleet-agent infer` and `status`, for tests and for applications on the device.
 
-It comes with the agent's own packages: importing it loads msgspec and the model runtime too.
-Any client of the Open Inference Protocol over a Unix socket does as well.
+It loads the standard library and a few lines of ours, no other package: an application pays for nothing of the
+agent. Any client of the Open Inference Protocol over a Unix socket does as well.
 """
 
 import contextlib
 import http.client
+import json
+import math
 import socket
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-import msgspec
-
 from agent.errors import AgentError
-from agent.runtime.selftest import FORMATS
-from agent.serving.openinference import (
-    HEADER_LENGTH,
-    ErrorResponse,
-    InferResponse,
-    ModelMetadata,
-)
-
-T = TypeVar("T")
+from agent.serving import HEADER_LENGTH
+from protocol.datatypes import FORMATS, ITEM_BYTES
 
 TIMEOUT_S: Final = 630.0
 """Longer than the longest deadline of a model."""
@@ -62,7 +55,27 @@ class AgentBusyError(ClientError):
     """The agent serves as many callers as it can."""
 
 
-class OutputTensor(msgspec.Struct, frozen=True, kw_only=True):
+class TensorMetadata(NamedTuple):
+    """One input or output of a model."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(NamedTuple):
+    """What a model takes and gives; `labels` names the indices of an output's last dimension."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+    labels: dict[str, tuple[str, ...]]
+    max_batch_size: int
+
+
+class OutputTensor(NamedTuple):
     """One output. `labels` holds the name of the highest number of each row, when the release names them."""
 
     name: str
@@ -74,11 +87,11 @@ class OutputTensor(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def values(self) -> list[Any]:
         """The numbers, flat, in row-major order."""
-        item = FORMATS[self.datatype]  # type: ignore[index] # the agent names datatypes of the protocol
-        return [value for (value,) in struct.iter_unpack(f"<{item}", self.raw)]
+        count = len(self.raw) // ITEM_BYTES[self.datatype]  # type: ignore[index] # the agent names those of the protocol
+        return list(struct.unpack(f"<{count}{FORMATS[self.datatype]}", self.raw))  # type: ignore[index] # as above
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class Answer(NamedTuple):
     """What a model said, and which release of it."""
 
     model: str
@@ -110,15 +123,18 @@ class LocalClient:
 
     def status(self) -> dict[str, Any]:
         """Return the daemon's status."""
-        return self._get("/v1/status", dict[str, Any])
+        with _understanding():
+            return dict(self._get("/v1/status"))
 
     def models(self) -> list[ModelMetadata]:
         """Return what the active releases take and give."""
-        return self._get("/v1/models", dict[str, list[ModelMetadata]])["models"]
+        with _understanding():
+            return [_metadata(model) for model in self._get("/v1/models")["models"]]
 
     def metadata(self, model: str) -> ModelMetadata:
         """Return what the active release of `model` takes and gives; raises ModelNotActiveError."""
-        return self._get(f"/v2/models/{quote(model, safe='')}", ModelMetadata)
+        with _understanding():
+            return _metadata(self._get(f"/v2/models/{quote(model, safe='')}"))
 
     def infer(self, model: str, inputs: Mapping[str, bytes | bytearray | memoryview | Values]) -> Answer:
         """Run `model` on each input's raw little-endian bytes or numbers; raises ClientError."""
@@ -141,25 +157,24 @@ class LocalClient:
             raise BadRequestError(f"unknown input {unknown[0]!r}: expected the inputs {', '.join(specs)}", "bad_input")
         described, tail = [], []
         for name, data in inputs.items():
-            tensor: dict[str, Any] = {"name": name, "datatype": specs[name].datatype, "shape": specs[name].shape}
-            if isinstance(data, (bytes, bytearray, memoryview)):
-                tensor["parameters"] = {"binary_data_size": memoryview(data).nbytes}
-                tail.append(data)
-            else:
-                tensor["data"] = data
+            tensor, raw = _describe(specs[name], data)
             described.append(tensor)
-        head = msgspec.json.encode({"inputs": described, "parameters": {"binary_data_output": True}})
+            if raw is not None:
+                tail.append(raw)
+        head = _as_json({"inputs": described, "parameters": {"binary_data_output": True}})
         headers = {HEADER_LENGTH: str(len(head)), "Content-Type": "application/octet-stream"}
         path = f"/v2/models/{quote(model, safe='')}/infer"
         body, length = self._send("POST", path, b"".join((head, *tail)), headers)
-        answer = _parse_answer(body, length)
+        with _understanding():
+            answer = _parse_answer(body, length)
         if answer.version not in metadata.versions:
             metadata = self._learn(model)
         return _with_labels(answer, metadata) if answer.version in metadata.versions else answer
 
-    def _get(self, path: str, kind: type[T]) -> T:
+    def _get(self, path: str) -> Any:
         body, _ = self._send("GET", path, b"", {})
-        return msgspec.json.decode(body, type=kind)
+        with _understanding():
+            return json.loads(body)
 
     def _send(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[bytes, int | None]:
         """Return the body of a reply and the length of its JSON; raises ClientError for a reply that is an error."""
@@ -215,36 +230,104 @@ class _Connection(http.client.HTTPConnection):
             raise AgentNotRunningError(
                 f"the agent on {self._place()} ended before it answered: see `fleet-agent logs`", "agent_not_running"
             ) from error
+        except TimeoutError as error:
+            self.close()
+            raise InferenceFailedError(
+                f"the agent on {self._place()} said nothing for {TIMEOUT_S:.0f} s: see `fleet-agent logs`", "timeout"
+            ) from error
         except BaseException:
             self.close()  # half of an answer may be under way: it must not answer the next question
             raise
 
 
+def _describe(
+    spec: TensorMetadata, data: bytes | bytearray | memoryview | Values
+) -> tuple[dict[str, Any], bytes | bytearray | memoryview | None]:
+    """Return an input as a request describes it, and its raw bytes unless the numbers are in the description.
+
+    Flat numbers go as bytes, which is quicker and holds NaN. What cannot is for the agent to judge.
+    """
+    tensor: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+    raw = data if isinstance(data, (bytes, bytearray, memoryview)) else _pack(spec, data)
+    if raw is None:
+        return {**tensor, "data": data}, None
+    return {**tensor, "parameters": {"binary_data_size": memoryview(raw).nbytes}}, raw
+
+
+def _pack(spec: TensorMetadata, values: Values) -> bytes | None:
+    """Return the bytes of flat numbers; None for others, and for numbers that do not fit."""
+    kinds = {bool} if spec.datatype == "BOOL" else {int, float}
+    if (
+        not isinstance(values, Sequence)
+        or len(values) != math.prod(spec.shape)
+        or not kinds.issuperset(map(type, values))
+    ):
+        return None
+    try:
+        return struct.pack(f"<{len(values)}{FORMATS[spec.datatype]}", *values)  # type: ignore[index] # the protocol's
+    except (struct.error, OverflowError):
+        return None
+
+
+def _as_json(request: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(request, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRequestError(f"expected inputs as bytes, or as numbers that JSON has: {error}", "bad_input") from error
+
+
+@contextlib.contextmanager
+def _understanding() -> Iterator[None]:
+    """Raise InferenceFailedError for an answer that is none."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InferenceFailedError(f"the answer is not one of wasmfleet's agent: {error!r}", "bad_answer") from error
+
+
 def _error(status: int, raw: bytes) -> ClientError:
     try:
-        reply = msgspec.json.decode(raw, type=ErrorResponse)
-    except msgspec.DecodeError:
-        reply = ErrorResponse(error=f"the agent answered with status {status}", code="internal")
+        reply = json.loads(raw)
+        message, code = str(reply["error"]), str(reply.get("code", ""))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        message, code = f"the agent answered with status {status}", "internal"
     kinds: dict[str, type[ClientError]] = {
         "unknown_model": ModelNotActiveError,
         "overloaded": AgentBusyError,
     }
-    kind = kinds.get(reply.code, BadRequestError if 400 <= status < 500 else InferenceFailedError)
-    return kind(reply.error, reply.code)
+    kind = kinds.get(code, BadRequestError if 400 <= status < 500 else InferenceFailedError)
+    return kind(message, code)
+
+
+def _metadata(said: dict[str, Any]) -> ModelMetadata:
+    def tensors(key: str) -> tuple[TensorMetadata, ...]:
+        return tuple(
+            TensorMetadata(name=tensor["name"], datatype=tensor["datatype"], shape=tuple(tensor["shape"]))
+            for tensor in said[key]
+        )
+
+    return ModelMetadata(
+        name=said["name"],
+        versions=tuple(said["versions"]),
+        platform=said["platform"],
+        inputs=tensors("inputs"),
+        outputs=tensors("outputs"),
+        labels={name: tuple(texts) for name, texts in said.get("labels", {}).items()},
+        max_batch_size=said.get("max_batch_size", 1),
+    )
 
 
 def _parse_answer(body: bytes, json_length: int | None) -> Answer:
-    view = memoryview(body)
-    response = msgspec.json.decode(view[:json_length], type=InferResponse)
-    tail = view[len(body) if json_length is None else json_length :]
+    head, tail = body[:json_length], memoryview(body)[len(body) if json_length is None else json_length :]
+    response = json.loads(head)
     outputs = {}
-    for output in response.outputs:
-        size = (output.parameters and output.parameters.binary_data_size) or 0
-        outputs[output.name] = OutputTensor(
-            name=output.name, datatype=output.datatype, shape=output.shape, raw=bytes(tail[:size])
+    for output in response["outputs"]:
+        size = output["parameters"]["binary_data_size"]
+        outputs[output["name"]] = OutputTensor(
+            name=output["name"], datatype=output["datatype"], shape=tuple(output["shape"]), raw=bytes(tail[:size])
         )
         tail = tail[size:]
-    return Answer(model=response.model_name, version=response.model_version, outputs=outputs)
+    return Answer(model=response["model_name"], version=response["model_version"], outputs=outputs)
 
 
 def _with_labels(answer: Answer, metadata: ModelMetadata) -> Answer:
@@ -256,5 +339,5 @@ def _with_labels(answer: Answer, metadata: ModelMetadata) -> Answer:
         values = output.values
         rows = [values[i : i + len(texts)] for i in range(0, len(values), len(texts))]
         top = tuple(texts[max(range(len(row)), key=row.__getitem__)] for row in rows)
-        outputs[name] = msgspec.structs.replace(output, labels=top)
-    return msgspec.structs.replace(answer, outputs=outputs)
+        outputs[name] = output._replace(labels=top)
+    return answer._replace(outputs=outputs)

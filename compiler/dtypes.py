@@ -4,7 +4,7 @@ import enum
 
 import numpy as np
 
-from protocol.tensors import Datatype
+from protocol.datatypes import Datatype
 
 
 class DType(enum.Enum):

@@ -13,31 +13,14 @@ instance, and a call allocates nothing. Names and datatypes are those of the Ope
 """
 
 import math
-from typing import Literal
 
 import msgspec
 
 from protocol import limits
 from protocol.codec import decode, encode
+from protocol.datatypes import ITEM_BYTES, Datatype
 from protocol.errors import LimitExceededError, MalformedError, UnsupportedVersionError
 
-Datatype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
-]
-ITEM_BYTES: dict[Datatype, int] = {
-    "BOOL": 1,
-    "UINT8": 1,
-    "UINT16": 2,
-    "UINT32": 4,
-    "UINT64": 8,
-    "INT8": 1,
-    "INT16": 2,
-    "INT32": 4,
-    "INT64": 8,
-    "FP16": 2,
-    "FP32": 4,
-    "FP64": 8,
-}
 SECTION_NAME = "fleet.model"
 SCHEMA_VERSION = 1
 REQUIRED_EXPORTS = ("memory", "fleet_input", "fleet_output", "fleet_infer")

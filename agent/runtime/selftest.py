@@ -12,24 +12,11 @@ from typing import Final
 
 from agent.runtime.errors import SelfTestError
 from agent.runtime.instance import LoadedModel
+from protocol.datatypes import FORMATS
 from protocol.limits import MAX_SELF_TEST_BYTES
 from protocol.manifest import SelfTest
-from protocol.tensors import Datatype, TensorSpec
+from protocol.tensors import TensorSpec
 
-FORMATS: Final[dict[Datatype, str]] = {
-    "BOOL": "?",
-    "UINT8": "B",
-    "UINT16": "H",
-    "UINT32": "I",
-    "UINT64": "Q",
-    "INT8": "b",
-    "INT16": "h",
-    "INT32": "i",
-    "INT64": "q",
-    "FP16": "e",
-    "FP32": "f",
-    "FP64": "d",
-}
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 _BYTES: Final = frozenset({"UINT8", "INT8"})
 

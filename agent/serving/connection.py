@@ -10,8 +10,8 @@ import time
 from http import HTTPStatus
 from typing import Any, Final
 
+from agent.serving import HEADER_LENGTH
 from agent.serving.body import Body, PatientSocket, RequestError
-from agent.serving.openinference import HEADER_LENGTH
 from agent.serving.routes import SERVER_NAME, Reply, Request, Routes, error_text
 
 IDLE_TIMEOUT_S: Final = 60.0

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from agent.runtime.errors import InputError
-from agent.runtime.selftest import FORMATS
+from agent.serving import HEADER_LENGTH
+from protocol.datatypes import FORMATS
 from protocol.errors import MalformedError
 from protocol.manifest import Manifest
 from protocol.tensors import TensorSpec
@@ -22,7 +23,6 @@ from protocol.tensors import TensorSpec
 EXTENSIONS: Final = ("binary_tensor_data",)
 MAX_BATCH: Final = 256
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
-HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 _ARRAYS: Final[dict[str, type[list[Any]]]] = {
     "BOOL": list[bool],
     "FP16": list[float],

@@ -15,11 +15,11 @@ import msgspec
 from agent.errors import AgentError
 from agent.host import InferResult, ModelHost, UnknownModelError
 from agent.runtime.errors import DeadlineError, FaultError, InputError, ModelClosedError, ModelError
+from agent.serving import HEADER_LENGTH
 from agent.serving.body import Body
 from agent.serving.gate import Gate, OverloadedError, RequestTimeoutError
 from agent.serving.openinference import (
     EXTENSIONS,
-    HEADER_LENGTH,
     ErrorResponse,
     FaultReport,
     InferRequest,

@@ -6,8 +6,8 @@ that the datatype cannot hold, and anything that is not a number.
 
 import struct
 
-from agent.runtime.selftest import FORMATS
 from controller.bundling.errors import TensorValueError
+from protocol.datatypes import FORMATS
 from protocol.tensors import TensorSpec
 
 Number = int | float | bool

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from controller.bundling.errors import TensorValueError
 from controller.bundling.values import from_bytes, to_bytes
-from protocol.tensors import Datatype, TensorSpec
+from protocol.datatypes import Datatype
+from protocol.tensors import TensorSpec
 
 
 def tensor(datatype: Datatype = "FP32", *shape: int) -> TensorSpec:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from protocol import limits
 from protocol.codec import encode
+from protocol.datatypes import ITEM_BYTES
 from protocol.errors import LimitExceededError, MalformedError, UnsupportedVersionError
-from protocol.tensors import ITEM_BYTES, ModelSpec, TensorSpec
+from protocol.tensors import ModelSpec, TensorSpec
 
 specs = st.builds(
     TensorSpec,

@@ -8,8 +8,9 @@ import pytest
 from agent.runtime import LoadedModel, assemble, load_model, record_vectors, run_self_test
 from agent.runtime.errors import AbiError, SelfTestError, TrapError
 from agent.runtime.sandbox import Caps
+from protocol.datatypes import ITEM_BYTES, Datatype
 from protocol.manifest import FileRef, SelfTest
-from protocol.tensors import ITEM_BYTES, Datatype, TensorSpec
+from protocol.tensors import TensorSpec
 
 Load = Callable[..., LoadedModel]
 Text = Callable[..., str]

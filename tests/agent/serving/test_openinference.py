@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.runtime.errors import InputError
-from agent.runtime.selftest import FORMATS
 from agent.serving.openinference import (
     describe,
     encode_response,
@@ -22,9 +21,10 @@ from agent.serving.openinference import (
     requested_outputs,
     unpack,
 )
+from protocol.datatypes import FORMATS, ITEM_BYTES, Datatype
 from protocol.errors import MalformedError
 from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
-from protocol.tensors import ITEM_BYTES, Datatype, TensorSpec
+from protocol.tensors import TensorSpec
 
 X = TensorSpec(name="x", datatype="FP32", shape=(2, 2))
 N = TensorSpec(name="n", datatype="INT64", shape=())

@@ -11,8 +11,9 @@ from agent.host import ModelHost
 from agent.runtime import Caps, assemble, load_model
 from agent.serving.listeners import TcpListener
 from agent.serving.service import LocalService
+from protocol.datatypes import ITEM_BYTES, Datatype
 from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
-from protocol.tensors import ITEM_BYTES, Datatype, TensorSpec
+from protocol.tensors import TensorSpec
 from tests.agent.serving.callers import Status, activate
 
 DTYPES: dict[Datatype, str] = {
