@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,19 @@ def test_rooms_import_only_what_they_may(file: str) -> None:
     room = max((room for room in MAY_IMPORT if file.startswith(f"{room}/")), key=len)
     own = [name for name in imports(file) if is_within(name, (*ROOMS, "migrations", "examples", "tests"))]
     assert [] == [name for name in own if not is_within(name, MAY_IMPORT[room])]
+
+
+def test_imports_never_go_in_circles() -> None:
+    """Every module can be read after those that it imports, those for type checkers alone included."""
+    modules = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in FILES}
+    needed: dict[str, set[str]] = {module: set() for module in modules}
+    for module, file in modules.items():
+        for name in imports(file):
+            found = name
+            while found and found not in modules:  # a name in a module, or a library
+                found = found.rpartition(".")[0]
+            needed[module].update({found} - {"", module})
+    assert set(modules) == set(TopologicalSorter(needed).static_order())
 
 
 @pytest.mark.parametrize("library", ONLY_IN)

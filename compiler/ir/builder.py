@@ -11,7 +11,7 @@ from compiler.errors import TooLargeError
 from compiler.formula import Formula, Writer, identity
 from compiler.formula.formula import Number
 from compiler.ir import operations as ops
-from compiler.ir.graph import Graph, Node, TensorType, type_of
+from compiler.ir.graph import Graph, Node, Operation, TensorType, type_of
 from compiler.ir.reference import evaluate
 from compiler.ir.typing import output_types
 
@@ -40,7 +40,7 @@ class GraphBuilder:
         self._types: dict[str, TensorType] = {}
         self._constants: dict[str, Array] = {}
         self._inputs: list[str] = []
-        self._known: dict[tuple[ops.Operation, tuple[str, ...]], tuple[str, ...]] = {}
+        self._known: dict[tuple[Operation, tuple[str, ...]], tuple[str, ...]] = {}
         self._known_constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def input(self, kind: TensorType) -> str:
@@ -91,12 +91,12 @@ class GraphBuilder:
         """Return the numbers of a constant, or None for a value that is computed."""
         return self._constants.get(name)
 
-    def add(self, operation: ops.Operation, *inputs: str) -> str:
+    def add(self, operation: Operation, *inputs: str) -> str:
         """Add a node with one result."""
         [result] = self.add_many(operation, *inputs)
         return result
 
-    def add_many(self, operation: ops.Operation, *inputs: str) -> tuple[str, ...]:
+    def add_many(self, operation: Operation, *inputs: str) -> tuple[str, ...]:
         """Add a node; raises TooLargeError for a result that no module could address."""
         key = operation, inputs
         if key in self._known:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.dtypes import DType, dtype_of
-from compiler.ir.operations import Operation
 
 Array = NDArray[Any]
 
@@ -36,6 +35,10 @@ class TensorType(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.dtype.value}{list(self.shape)}"
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """What a node does; `compiler.ir.operations` has them all."""
 
 
 class Node(msgspec.Struct, frozen=True):

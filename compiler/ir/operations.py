@@ -5,19 +5,9 @@ is elementwise, `Reduce` for whatever sums up, and views for whatever only moves
 types they give, `compiler.ir.reference` what they mean.
 """
 
-from typing import TYPE_CHECKING
-
-import msgspec
-
 from compiler.formula import Formula
 from compiler.formula.formula import Number
-
-if TYPE_CHECKING:
-    from compiler.ir.graph import Graph
-
-
-class Operation(msgspec.Struct, frozen=True):
-    """What a node does."""
+from compiler.ir.graph import Graph, Operation
 
 
 class Map(Operation, frozen=True):
@@ -165,8 +155,8 @@ class Softmax(Operation, frozen=True):
 class If(Operation, frozen=True):
     """Compute one of two graphs, by the truth that is the first input; both take the other inputs."""
 
-    then: "Graph"
-    otherwise: "Graph"
+    then: Graph
+    otherwise: Graph
 
 
 class Scan(Operation, frozen=True):
@@ -177,7 +167,7 @@ class Scan(Operation, frozen=True):
     the last states, and the stacked values.
     """
 
-    body: "Graph"
+    body: Graph
     count: int
     states: int
     reversed_inputs: tuple[bool, ...]
@@ -192,5 +182,5 @@ class While(Operation, frozen=True):
     number of the round in place of the first, and gives the next truth and the next states. Results: the last states.
     """
 
-    body: "Graph"
+    body: Graph
     states: int

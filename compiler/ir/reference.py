@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from compiler.errors import InternalError
 from compiler.formula.reference import evaluate as evaluate_formula
 from compiler.ir import operations as ops
-from compiler.ir.graph import Graph
+from compiler.ir.graph import Graph, Operation
 
 Array = NDArray[Any]
 
@@ -36,7 +36,7 @@ def run(graph: Graph, inputs: Sequence[Array]) -> list[Array]:
     return [values[name] for name in graph.outputs]
 
 
-def evaluate(operation: ops.Operation, inputs: Sequence[Array]) -> tuple[Array, ...]:
+def evaluate(operation: Operation, inputs: Sequence[Array]) -> tuple[Array, ...]:
     """Return the results of one operation."""
     if isinstance(operation, ops.View):
         return (_view(operation, inputs[0]),)
@@ -189,7 +189,7 @@ def _while(operation: ops.While, inputs: Sequence[Array]) -> tuple[Array, ...]:
     return tuple(states)
 
 
-_DEFINITIONS: dict[type[ops.Operation], Callable[[Any, Sequence[Array]], Array | tuple[Array, ...]]] = {
+_DEFINITIONS: dict[type[Operation], Callable[[Any, Sequence[Array]], Array | tuple[Array, ...]]] = {
     ops.Map: _map,
     ops.Reduce: _reduce,
     ops.Concat: lambda operation, inputs: np.concatenate(inputs, operation.axis),

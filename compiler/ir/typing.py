@@ -9,13 +9,13 @@ from compiler.dtypes import DType
 from compiler.errors import InternalError
 from compiler.formula import Formula
 from compiler.ir import operations as ops
-from compiler.ir.graph import Graph, TensorType
+from compiler.ir.graph import Graph, Operation, TensorType
 
 Inputs = Sequence[TensorType]
 Types = tuple[TensorType, ...]
 
 
-def output_types(operation: ops.Operation, inputs: Inputs) -> Types:
+def output_types(operation: Operation, inputs: Inputs) -> Types:
     """Return the types of the results; raises InternalError when the inputs do not fit."""
     if isinstance(operation, ops.View):
         [one] = inputs
@@ -89,7 +89,7 @@ def _pad(operation: ops.Pad, inputs: Inputs) -> Types:
     return (TensorType(inputs[0].dtype, tuple(before + n + after for before, n, after in sides)),)
 
 
-def _lookup(operation: ops.Operation, inputs: Inputs) -> Types:
+def _lookup(operation: Operation, inputs: Inputs) -> Types:
     data, *indices = inputs
     _require(0 < len(indices) <= data.rank, operation, inputs)
     _require(all(i.dtype in {DType.I32, DType.I64} for i in indices), operation, inputs)
@@ -105,7 +105,7 @@ def _scatter(operation: ops.Scatter, inputs: Inputs) -> Types:
     return (data,)
 
 
-def _like_first(operation: ops.Operation, inputs: Inputs) -> Types:
+def _like_first(operation: Operation, inputs: Inputs) -> Types:
     _require(inputs[0].rank > 0, operation, inputs)
     return (inputs[0],)
 
@@ -200,12 +200,12 @@ def _check_args(formula: Formula, inputs: Inputs) -> None:
         raise InternalError(f"a formula of {[a.value for a in formula.args]} gets {', '.join(map(str, inputs))}")
 
 
-def _require(condition: bool, operation: ops.Operation, inputs: Inputs) -> None:
+def _require(condition: bool, operation: Operation, inputs: Inputs) -> None:
     if not condition:
         raise InternalError(f"{type(operation).__name__} does not take {', '.join(map(str, inputs))}")
 
 
-_RULES: dict[type[ops.Operation], Callable[[Any, Inputs], Types]] = {
+_RULES: dict[type[Operation], Callable[[Any, Inputs], Types]] = {
     ops.Map: _map,
     ops.Reduce: _reduce,
     ops.Concat: _concat,

@@ -16,7 +16,7 @@ from compiler.errors import InternalError
 from compiler.formula import Formula, identity
 from compiler.ir import Graph, Node, TensorType
 from compiler.ir import operations as ops
-from compiler.ir.graph import type_of
+from compiler.ir.graph import Operation, type_of
 from compiler.kernels.target import Target
 from compiler.loops.fill import FillKernel, write_fill
 from compiler.loops.map import MapKernel, write_map
@@ -28,7 +28,7 @@ Array = NDArray[Any]
 
 
 Rule = Callable[["Lowering", Node, Any], None]
-RULES: dict[type[ops.Operation], Rule] = {}
+RULES: dict[type[Operation], Rule] = {}
 """How each operation is lowered; `compiler.lowering.nodes` fills it."""
 
 

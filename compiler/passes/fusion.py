@@ -11,11 +11,12 @@ from compiler.formula import Formula
 from compiler.formula.rewrite import fused, without_unused
 from compiler.ir import Graph, Node
 from compiler.ir import operations as ops
+from compiler.ir.graph import Operation
 from compiler.lowering.epilogue import is_supported
 from compiler.passes.edit import Edit
 
 _RESULT = "the result itself"
-_FIXED_INPUTS: dict[type[ops.Operation], int] = {ops.Conv: 3, ops.MatMul: 3}
+_FIXED_INPUTS: dict[type[Operation], int] = {ops.Conv: 3, ops.MatMul: 3}
 """How many inputs come before the further operands of an epilogue."""
 MAX_EPILOGUE_INPUTS = 4
 MAX_INSTRUCTIONS = 128
@@ -72,7 +73,7 @@ def _merge(node: Node, operation: ops.Map, name: str, producer: Node) -> Node | 
             formula, extras = _behind(node, operation, name, inner, producer.inputs[fixed:])
             if not is_supported(formula) or len(extras) > MAX_EPILOGUE_INPUTS:
                 return None
-            changed: ops.Operation = msgspec.structs.replace(producer.operation, epilogue=formula)
+            changed: Operation = msgspec.structs.replace(producer.operation, epilogue=formula)
             inputs = (*producer.inputs[:fixed], *extras)
         case ops.Reduce(finish=inner):
             fixed = len(producer.operation.element.args)
