@@ -36,6 +36,7 @@ from protocol.manifest import Manifest
 SERVER_NAME: Final = "fleet-agent"
 REQUEST_TIMEOUT_S: Final = 30.0
 """How long a request waits for its turn at most; its parameter `timeout`, in microseconds, may say less."""
+REQUEST_TIMEOUT_US: Final = round(REQUEST_TIMEOUT_S * 1e6)
 RETRY_AFTER_S: Final = 1
 _MODEL: Final = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<action>/infer|/ready|)")
 
@@ -144,7 +145,7 @@ class Routes:
             body = request.body.read(limit)
             asked, binary = parse_request(body, _header_length(request.header_length))
             if asked.parameters.timeout is not None:
-                until_s = min(until_s, time.monotonic() + asked.parameters.timeout / 1e6)
+                until_s = min(until_s, time.monotonic() + min(asked.parameters.timeout, REQUEST_TIMEOUT_US) / 1e6)
             results = self._run(_Asked(request=asked, binary=binary, until_s=until_s, version=version), manifest)
         answered = results[0].manifest
         outputs = [b"".join(parts) for parts in zip(*(result.outputs for result in results), strict=True)]

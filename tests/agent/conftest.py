@@ -1,4 +1,7 @@
-"""A broker for the whole session of a worker; a device of its own, under a topic prefix of its own, for each test."""
+"""What forks models, and a broker, for the whole session of a worker; for each test a device of its own.
+
+Each device has a topic prefix of its own too.
+"""
 
 import itertools
 import os
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.runtime import Zygote
 from controller.broker import BrokerProcess, start_broker
 from protocol.identifiers import parse_device_id
 from tests.agent.rig import Agent, Backend
@@ -20,6 +24,22 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     """A mosquitto of this worker's own."""
     with start_broker("mosquitto", port=0, directory=tmp_path_factory.mktemp("broker")) as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """What forks the processes of models; one for all tests of a worker."""
+    with Zygote() as zygote:
+        yield zygote
+
+
+@pytest.fixture(params=["thread", "process"])
+def isolation(request: pytest.FixtureRequest) -> Zygote | None:
+    """Both isolation levels, as `load_model` is told of them."""
+    if request.param == "thread":
+        return None
+    found: Zygote = request.getfixturevalue("zygote")
+    return found
 
 
 @pytest.fixture

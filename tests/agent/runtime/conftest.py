@@ -41,22 +41,6 @@ def text() -> Callable[..., str]:
     return model_text
 
 
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    """What forks the processes of models; one for all tests of a worker."""
-    with Zygote() as zygote:
-        yield zygote
-
-
-@pytest.fixture(params=["thread", "process"])
-def isolation(request: pytest.FixtureRequest) -> Zygote | None:
-    """Both isolation levels, as `load_model` is told of them."""
-    if request.param == "thread":
-        return None
-    found: Zygote = request.getfixturevalue("zygote")
-    return found
-
-
 @pytest.fixture
 def load(isolation: Zygote | None) -> Iterator[Callable[..., LoadedModel]]:
     """Load a model from text or bytes, at both isolation levels; it is closed when the test ends."""

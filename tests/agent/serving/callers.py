@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from agent.host import ModelHost
-from agent.runtime import Caps, assemble, load_model
+from agent.runtime import Caps, Zygote, assemble, load_model
 from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
 from protocol.tensors import TensorSpec
 
@@ -18,6 +18,12 @@ DOUBLE = """
     (f32.store (i32.const 68) (f32.mul (f32.const 2) (f32.load (i32.const 4))))
     (i32.const 0)"""
 SPIN = "(loop $l (br $l)) (i32.const 0)"
+SUM = """
+    (f32.store (i32.const 128) (f32.add (f32.load (i32.const 128)) (f32.load (i32.const 0))))
+    (f32.store (i32.const 64) (f32.load (i32.const 128)))
+    (i32.const 0)"""
+"""Gives the sum of the first numbers of all calls so far."""
+RESET = "(f32.store (i32.const 128) (f32.const 0))"
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,11 +32,23 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     device_id: str = "pump-1"
 
 
-def activate(host: ModelHost, version: str = "1.0.0", infer: str = DOUBLE, *, name: str = "digits", n: int = 2) -> None:
+def activate(
+    host: ModelHost,
+    version: str = "1.0.0",
+    infer: str = DOUBLE,
+    *,
+    name: str = "digits",
+    n: int = 2,
+    reset: str = "",
+    isolation: Zygote | None = None,
+    is_committed: bool = True,
+) -> None:
+    """Let a model of `n` floats answer; one with a `reset` is stateful."""
     wat = f"""(module (memory (export "memory") 1 1)
       (func (export "fleet_input") (param i32) (result i32) (i32.const 0))
       (func (export "fleet_output") (param i32) (result i32) (i32.const 64))
-      (func $run (export "fleet_infer") (result i32) {infer}))"""
+      (func $run (export "fleet_infer") (result i32) {infer})
+      (func $reset (export "fleet_reset") {reset}))"""
     x, y = (TensorSpec(name=tensor, datatype="FP32", shape=(1, n)) for tensor in ("x", "y"))
     module = FileRef.of(b"module")
     manifest = Manifest(
@@ -42,10 +60,12 @@ def activate(host: ModelHost, version: str = "1.0.0", infer: str = DOUBLE, *, na
         variants=(Variant(file=module, contract=Contract(memory_bytes=65536)),),
         self_test=SelfTest(file=FileRef.of(bytes(8 * n)), count=1),
         provenance=Provenance(source=module, source_name="model.wat", tool="test"),
+        stateful=bool(reset),
         labels={"y": ("no", "yes")} if n == 2 else {},
     )
-    model = load_model(assemble(wat), (x,), (y,), Caps(memory_bytes=65536, deadline_ms=50))
-    host.activate(manifest, model, is_committed=True)
+    caps = Caps(memory_bytes=65536, deadline_ms=50)
+    model = load_model(assemble(wat), (x,), (y,), caps, stateful=bool(reset), zygote=isolation)
+    host.activate(manifest, model, is_committed=is_committed)
 
 
 class Raw:
@@ -82,6 +102,7 @@ class Raw:
         return self.socket.recv(1) == b""
 
 
-def request_body(*values: float) -> bytes:
-    tensor = {"name": "x", "datatype": "FP32", "shape": [1, len(values)], "data": values}
-    return json.dumps({"inputs": [tensor]}).encode()
+def request_body(*values: float, items: int = 1, **parameters: object) -> bytes:
+    """Return a request of one item, or of a batch of as many numbers each."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [items, len(values) // items], "data": values}
+    return json.dumps({"inputs": [tensor], "parameters": parameters}).encode()

@@ -1,5 +1,6 @@
 """NVIDIA's `tritonclient`, unchanged, against the local API on a port: what existing applications speak."""
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from agent.host import ModelHost
 from agent.runtime import Caps, assemble, load_model
+from agent.serving.gate import Gate
 from agent.serving.listeners import TcpListener
 from agent.serving.service import LocalService
 from protocol.datatypes import ITEM_BYTES, Datatype
@@ -158,6 +160,22 @@ def test_concurrent_requests_of_one_client(host: ModelHost) -> None:
         got = [request.get_result().as_numpy("y")[0, 0] for request in pending]
     service.close()
     assert [2.0 * n for n in range(40)] == got
+
+
+def test_a_client_says_how_long_it_waits(host: ModelHost) -> None:
+    """Its own `timeout`, in microseconds, ends the wait for a turn with 504."""
+    activate(host)
+    gate = Gate()
+    service = LocalService([TcpListener("127.0.0.1:0")], host, Status, gate=gate)
+    service.start()
+    with (
+        InferenceServerClient(service.addresses[0]) as client,
+        gate.turn("digits", time.monotonic()),
+        pytest.raises(InferenceServerException) as caught,
+    ):
+        client.infer("digits", [tensor("x", np.array([[1, 2]], "f4"))], timeout=1000)
+    service.close()
+    assert "504" == caught.value.status()
 
 
 def test_errors_carry_the_reason(triton: InferenceServerClient, host: ModelHost) -> None:
