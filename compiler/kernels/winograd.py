@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from compiler.dtypes import DType
-from compiler.kernels.nest import Pointer, nest
+from compiler.kernels.nest import Pointer, Step, nest
 from compiler.kernels.tiles import FLOAT_BYTES, LANES, VECTOR_BYTES, Finish, Floats, Walk, overlapping
 from compiler.loops.elements import store_vector
 from compiler.wasm import V128, Function, V128Local, f32x4, v128
@@ -24,6 +24,9 @@ STEP: Final = 2
 """From one window to the next, and pixels of the result from one."""
 BIASED: Final = SIDE + 1
 """The product that is part of all four pixels once, so that a bias can be added to it."""
+_WAY_BYTES: Final = 4096
+"""Addresses that lie so far apart share a place in a first cache, which has room for eight of them."""
+_GAP_BYTES: Final = 320
 _FILTER: Final = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
@@ -31,9 +34,8 @@ class WindowsKernel(msgspec.Struct, frozen=True):
     """Everything that fixes the code of one transformation; distances are in bytes."""
 
     rows: int
-    """Of windows."""
-    columns: int
     """Of pixels of the result."""
+    columns: int
     channels: int
     """A multiple of four."""
     image: Walk
@@ -42,7 +44,7 @@ class WindowsKernel(msgspec.Struct, frozen=True):
     @property
     def windows(self) -> int:
         """How many windows there are."""
-        return self.rows * self.windows_in_row
+        return -(-self.rows // STEP) * self.windows_in_row
 
     @property
     def windows_in_row(self) -> int:
@@ -51,17 +53,19 @@ class WindowsKernel(msgspec.Struct, frozen=True):
 
     @property
     def plane_bytes(self) -> int:
-        """From one of the 16 numbers to the next: the size of a matrix (windows, channels)."""
-        return self.windows * self.channels * FLOAT_BYTES
+        """From one of the 16 numbers to the next: a matrix (windows, channels), and a gap to spread them in caches."""
+        size = self.windows * self.channels * FLOAT_BYTES
+        return size + (_GAP_BYTES - size) % _WAY_BYTES
 
     def times(self) -> tuple[int, int, int]:
         """Return the loops: rows of windows, windows, vectors of channels."""
-        return self.rows, self.windows_in_row, self.channels // LANES
+        return -(-self.rows // STEP), self.windows_in_row, self.channels // LANES
 
-    def along_image(self, walk: Walk) -> tuple[int, int | tuple[int, int], int]:
+    def along_image(self, walk: Walk) -> tuple[Step, Step, Step]:
         """Return the steps of a pointer to pixels along the loops."""
         channel = VECTOR_BYTES if walk.channel_bytes else 0
-        return STEP * walk.row_bytes, overlapping(walk.pixel_bytes, self.columns, STEP), channel
+        down, right = (walk.row_bytes, self.rows), (walk.pixel_bytes, self.columns)
+        return overlapping(*down, STEP), overlapping(*right, STEP), channel
 
     def along_planes(self) -> tuple[int, int, int]:
         """Return the steps of a pointer to the 16 numbers along the loops."""

@@ -58,6 +58,14 @@ def add_winograd(low: Lowering, conv: Convolution, weights: Floats, bias: Floats
     _Bands(low, conv, weights, bias).add()
 
 
+def cut(rows: int, most_window_rows: int) -> tuple[int, list[int]]:
+    """Return how many rows of pixels each band has, and where they start: the fewest of so many rows of windows."""
+    window_rows = -(-rows // STEP)
+    bands = -(-window_rows // max(1, min(most_window_rows, window_rows)))
+    band_rows = min(rows, STEP * -(-window_rows // bands))
+    return band_rows, [min(start, rows - band_rows) for start in range(0, rows, band_rows)]
+
+
 class _Bands:
     """A convolution, cut into bands of as many rows each; the last one may overlap the one before."""
 
@@ -67,11 +75,7 @@ class _Bands:
         self._rows, columns = conv.output.shape[_ROW:]
         row_bytes = _PRODUCTS * -(-columns // STEP) * (channels + out) * FLOAT_BYTES
         most = max(_BAND_BYTES, _PRODUCTS * channels * out * FLOAT_BYTES) // row_bytes
-        bands = -(-(self._rows // STEP) // max(1, min(most, self._rows // STEP)))
-        rows = -(-(self._rows // STEP) // bands)
-        self._starts = [min(n, self._rows - STEP * rows) for n in range(0, self._rows - 1, STEP * rows)]
-        if self._starts[-1] + STEP * rows < self._rows:
-            self._starts.append(self._rows - STEP * rows)
+        rows, self._starts = cut(self._rows, most)
         self._walks = tuple(walk(p, _ROW, _PIXEL, _CHANNEL) for p in (conv.image, conv.output, *conv.extras))
         self._into = WindowsKernel(rows, columns, channels, self._walks[0])
         self._back = WindowsKernel(rows, columns, out, self._walks[1])

@@ -46,6 +46,21 @@ def test_bands(monkeypatch: pytest.MonkeyPatch, band_bytes: int) -> None:
     compare(Target.RELAXED, (1, 16, 29, 11), 16, pad=1, is_residual=True)
 
 
+@pytest.mark.parametrize(
+    ("rows", "most", "expected"),
+    [
+        (7, 9, (7, [0])),
+        (7, 3, (4, [0, 3])),
+        (28, 4, (8, [0, 8, 16, 20])),
+        (29, 1, (2, [*range(0, 28, 2), 27])),
+        (4, 0, (2, [0, 2])),
+    ],
+)
+def test_an_image_is_cut_into_as_few_bands_as_fit(rows: int, most: int, expected: tuple[int, list[int]]) -> None:
+    """An odd row does not make a band of its own: all filters would be read once more for it."""
+    assert expected == winograd.cut(rows, most)
+
+
 def test_it_is_chosen_where_it_pays() -> None:
     """For many channels; the 16 matrices of the filters are in the module then."""
     sizes = []
