@@ -15,7 +15,7 @@ from compiler.kernels.depthwise import DepthwiseKernel, write_depthwise
 from compiler.kernels.peak import Load, multiply_add_load
 from compiler.kernels.target import Target
 from compiler.kernels.tiles import FLOAT_BYTES, TileKernel, Walk, Window, write_tiles
-from compiler.lowering.tiling import CACHE_BYTES, choose_tile
+from compiler.lowering.tiling import choose_tiling
 from compiler.wasm import PAGE_BYTES, Function, Module, ValueType, i32
 from controller.benching.engines import Run, interleaved, working
 
@@ -29,7 +29,7 @@ DEPTHWISE = ((112, 32, 1), (112, 96, 2), (56, 144, 1), (28, 192, 1), (14, 384, 1
 
 def product(rows: int, depth: int, columns: int) -> Load:
     """Return a matrix product as it is compiled."""
-    tile_rows, vectors = choose_tile(rows, columns)
+    tiling = choose_tiling(rows, depth, columns)
     kernel = TileKernel(
         rows=1,
         pixels=rows,
@@ -37,9 +37,9 @@ def product(rows: int, depth: int, columns: int) -> Load:
         window=Window(depth),
         a=Walk(FLOAT_BYTES * depth, 0),
         c=Walk(FLOAT_BYTES * columns, 0),
-        tile_pixels=tile_rows,
-        panel_vectors=vectors,
-        is_panel_outside=FLOAT_BYTES * depth * columns > CACHE_BYTES,
+        tile_pixels=tiling.tile_pixels,
+        panel_vectors=tiling.panel_vectors,
+        is_panel_outside=tiling.is_panel_outside,
     )
     sizes = (rows * depth * 4, kernel.panels * kernel.panel_bytes, rows * columns * 4, kernel.scratch_bytes)
     return _repeated(

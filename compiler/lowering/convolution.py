@@ -13,7 +13,7 @@ from compiler.lowering.layout import Layout, channels_last
 from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement, no_border
 from compiler.lowering.step import Emitter
-from compiler.lowering.tiling import CACHE_BYTES, choose_tile
+from compiler.lowering.tiling import choose_tiling
 from compiler.lowering.winograd import Convolution, add_winograd, pays
 
 _CHANNEL, _ROW, _PIXEL = 1, 2, 3
@@ -150,7 +150,7 @@ class _Parts:
         rows, pixels, a, c = self._rows, self._pixels, self._a, self._c
         if all(w.row_bytes == pixels * w.pixel_bytes for w in (a, c, *self._walks)):
             rows, pixels = 1, rows * pixels  # rows follow each other like pixels
-        tile_pixels, vectors = choose_tile(pixels, channels)
+        tiling = choose_tiling(pixels, window.depth, channels)
         return TileKernel(
             rows=rows,
             pixels=pixels,
@@ -158,9 +158,9 @@ class _Parts:
             window=window,
             a=a,
             c=c,
-            tile_pixels=tile_pixels,
-            panel_vectors=vectors,
-            is_panel_outside=window.depth * channels * FLOAT_BYTES > CACHE_BYTES,
+            tile_pixels=tiling.tile_pixels,
+            panel_vectors=tiling.panel_vectors,
+            is_panel_outside=tiling.is_panel_outside,
             is_finished_apart=is_long(self._operation.epilogue),
         )
 

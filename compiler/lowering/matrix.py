@@ -10,13 +10,13 @@ from compiler.formula import Formula, identity
 from compiler.ir import Node, TensorType
 from compiler.ir import operations as ops
 from compiler.kernels.nest import Pointer, nest
-from compiler.kernels.tiles import FLOAT_BYTES, TileKernel, Walk, Window, pack_panels, write_tiles
+from compiler.kernels.tiles import TileKernel, Walk, Window, pack_panels, write_tiles
 from compiler.lowering.epilogue import EpilogueKernel, finish_with, is_long, spread_extras, walk
 from compiler.lowering.layout import Layout
 from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement, broadcast, dense, reshaped, view
 from compiler.lowering.step import Emitter
-from compiler.lowering.tiling import CACHE_BYTES, choose_tile
+from compiler.lowering.tiling import choose_tiling
 from compiler.wasm import i32
 
 
@@ -49,7 +49,7 @@ def _join_rows(placements: Sequence[Placement]) -> list[Placement] | None:
 
 def _kernel(a: Placement, output: Placement, depth: int, *, is_finished_apart: bool) -> TileKernel:
     rows, columns = output.shape[-2:]
-    tile_rows, vectors = choose_tile(rows, columns)
+    tiling = choose_tiling(rows, depth, columns)
     return TileKernel(
         rows=1,
         pixels=rows,
@@ -57,9 +57,9 @@ def _kernel(a: Placement, output: Placement, depth: int, *, is_finished_apart: b
         window=Window(depth),
         a=Walk(a.byte_stride(len(a.shape) - 2), 0),
         c=walk(output, None, len(output.shape) - 2, len(output.shape) - 1),
-        tile_pixels=tile_rows,
-        panel_vectors=vectors,
-        is_panel_outside=depth * columns * FLOAT_BYTES > CACHE_BYTES,
+        tile_pixels=tiling.tile_pixels,
+        panel_vectors=tiling.panel_vectors,
+        is_panel_outside=tiling.is_panel_outside,
         is_finished_apart=is_finished_apart,
     )
 

@@ -1,17 +1,18 @@
 """How a matrix product is cut into tiles: which shape takes the least time for a number of rows and columns.
 
 The time of a tile is a model fitted to measurements (`python -m benchmarks.kernels` repeats them): what two rows take
-for each vector of columns, what they take however many columns there are, and what a loop takes; and a group of steps
-is never faster than its sums come back from memory.
+for each vector of columns, what they take however many columns there are, what a loop takes, and what it takes to read
+a panel again that the cache does not keep; and a group of steps is never faster than its sums come back from memory.
 """
 
 from typing import Final
 
-from compiler.kernels.tiles import LANES
+import msgspec
 
-CACHE_BYTES: Final = 256 * 1024
-"""Of this size or less, B stays in the cache while it is read again for every tile of rows. A larger B is read once,
-panel by panel, and A again for each panel: a tile has far more columns than rows, so this moves less whatever A is."""
+from compiler.kernels.tiles import LANES, VECTOR_BYTES
+
+_CACHE_BYTES: Final = 256 * 1024
+"""What a cache of the second level keeps while other operands pass by."""
 
 # Clock cycles for each group of four steps of depth.
 _PAIR_VECTOR: Final = 4.6
@@ -19,24 +20,40 @@ _SINGLE_VECTOR: Final = 3.4
 _PASS: Final = 1.7
 _LOOP: Final = 3.0
 _LEAST: Final = 27.0
+_FAR_VECTOR: Final = 2.0
+"""For a vector of columns that comes from behind the cache, once for each tile."""
 _MAX_SUMS: Final = 32
 """Vectors of sums in a tile; more is only more code."""
 
 
-def choose_tile(pixels: int, channels: int) -> tuple[int, int]:
-    """Return rows and vectors of columns of the tile that takes the least time."""
+class Tiling(msgspec.Struct, frozen=True):
+    """How a matrix product is cut; the fields of `TileKernel` with these names."""
+
+    tile_pixels: int
+    panel_vectors: int
+    is_panel_outside: bool
+    """A B that the cache does not keep is read once, panel by panel, and A again for each panel: a tile has far more
+    columns than rows, so that moves less, whatever the size of A."""
+
+
+def choose_tiling(pixels: int, depth: int, channels: int) -> Tiling:
+    """Return the tiling that takes the least time."""
     needed = -(-channels // LANES)
     shapes = (
         (rows, vectors)
         for vectors in range(1, min(needed, _MAX_SUMS) + 1)
         for rows in range(1, min(pixels, _MAX_SUMS // vectors) + 1)
     )
-    return min(shapes, key=lambda tile: (_time(pixels, channels, *tile), tile[0] * tile[1]))
+    size = pixels, depth, channels
+    rows, vectors = min(shapes, key=lambda tile: (_time(size, *tile), tile[0] * tile[1]))
+    return Tiling(rows, vectors, is_panel_outside=depth * needed * VECTOR_BYTES > _CACHE_BYTES)
 
 
-def _time(pixels: int, channels: int, rows: int, vectors: int) -> float:
+def _time(size: tuple[int, int, int], rows: int, vectors: int) -> float:
     """Return the cycles of all tiles for one group of steps."""
+    pixels, depth, channels = size
     pairs, single = divmod(rows, 2)
     passes = pairs * (_PAIR_VECTOR * vectors + _PASS) + single * (_SINGLE_VECTOR * vectors + _PASS)
     tiles = -(-pixels // rows) * -(-channels // (vectors * LANES))
-    return tiles * max(passes + _LOOP, _LEAST)
+    far = max(0.0, 1 - _CACHE_BYTES / (depth * vectors * VECTOR_BYTES)) if pixels > rows else 0.0
+    return tiles * max(passes + _LOOP + far * _FAR_VECTOR * vectors, _LEAST)

@@ -24,7 +24,7 @@ from compiler.lowering.epilogue import EpilogueKernel, finish_with, walk
 from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement
 from compiler.lowering.step import Emitter
-from compiler.lowering.tiling import CACHE_BYTES, choose_tile
+from compiler.lowering.tiling import choose_tiling
 
 _PRODUCTS: Final = SIDE * SIDE
 _BAND_BYTES: Final = 768 * 1024
@@ -84,7 +84,7 @@ class _Bands:
 
     def _product_kernel(self) -> TileKernel:
         windows, channels, out = self._into.windows, self._into.channels, self._back.channels
-        tile_pixels, vectors = choose_tile(windows, out)
+        tiling = choose_tiling(windows, channels, out)
         return TileKernel(
             rows=1,
             pixels=windows,
@@ -92,9 +92,9 @@ class _Bands:
             window=Window(channels),
             a=Walk(channels * FLOAT_BYTES, 0),
             c=Walk(out * FLOAT_BYTES, 0),
-            tile_pixels=tile_pixels,
-            panel_vectors=vectors,
-            is_panel_outside=channels * out * FLOAT_BYTES > CACHE_BYTES,
+            tile_pixels=tiling.tile_pixels,
+            panel_vectors=tiling.panel_vectors,
+            is_panel_outside=tiling.is_panel_outside,
         )
 
     def _packed(self, weights: Floats, bias: Floats) -> Floats:

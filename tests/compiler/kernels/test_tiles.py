@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from agent.runtime.instance import Caps, load_model
 from compiler.kernels.target import Target
 from compiler.kernels.tiles import TileKernel, Walk, Window, pack_panels, write_tiles
-from compiler.lowering.tiling import choose_tile
+from compiler.lowering.tiling import choose_tiling
 from compiler.wasm import PAGE_BYTES, Module, ValueType, f32x4, i32
 from protocol.tensors import TensorSpec
 
@@ -137,7 +137,9 @@ def test_matrix_product(
 @given(st.sampled_from(Target), st.integers(1, 40), st.integers(1, 80), st.integers(1, 90), st.booleans())
 def test_any_matrix_product(target: Target, rows: int, depth: int, columns: int, is_panel_outside: bool) -> None:
     """With the tile that is chosen for its shape."""
-    product(target, rows, depth, columns, choose_tile(rows, columns), is_panel_outside=is_panel_outside)
+    tiling = choose_tiling(rows, depth, columns)
+    tile = tiling.tile_pixels, tiling.panel_vectors
+    product(target, rows, depth, columns, tile, is_panel_outside=is_panel_outside)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

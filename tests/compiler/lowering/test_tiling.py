@@ -1,0 +1,28 @@
+"""How matrix products are cut: by the sizes at which the cache stops to keep an operand."""
+
+import pytest
+
+from compiler.kernels.tiles import VECTOR_BYTES
+from compiler.lowering.tiling import choose_tiling
+
+
+@pytest.mark.parametrize(
+    ("pixels", "depth", "channels", "is_outside"),
+    [(512, 512, 512, True), (3136, 512, 512, True), (16, 512, 512, True), (3136, 64, 256, False), (64, 64, 64, False)],
+)
+def test_a_large_second_matrix_is_read_once(pixels: int, depth: int, channels: int, is_outside: bool) -> None:
+    """Its size decides; the one of the first matrix does not."""
+    assert is_outside == choose_tiling(pixels, depth, channels).is_panel_outside
+
+
+def test_a_panel_that_is_read_again_stays_in_the_cache() -> None:
+    """Where 64 columns are too deep for it, tiles get narrower and higher; a single row reads its panels once."""
+    assert (2, 16) == _tile(128, 512, 384)
+    assert (4, 8) == _tile(128, 1536, 384)
+    assert 1536 * 8 * VECTOR_BYTES < 256 * 1024 < 1536 * 16 * VECTOR_BYTES
+    assert _tile(1, 64, 512) == _tile(1, 4096, 512)
+
+
+def _tile(pixels: int, depth: int, channels: int) -> tuple[int, int]:
+    tiling = choose_tiling(pixels, depth, channels)
+    return tiling.tile_pixels, tiling.panel_vectors
