@@ -35,9 +35,10 @@ from agent.installer import Installer
 from agent.jobs import Assembled, Done, Jobs, Result
 from agent.lock import lock_folder
 from agent.logs import named
-from agent.mqtt import Endpoint, Link, LinkDown, LinkUp, Message, Oversize
+from agent.mqtt import Endpoint, Link, LinkDown, LinkEvent, LinkUp, Message, Oversize
 from agent.policy import AT_ONCE, Policy, capacity_of, changes, load_policy
 from agent.runtime import ModelError, ModuleCache, Zygote, provide_stacks
+from agent.serving.bound import BoundInputs
 from agent.serving.listeners import Listener, TcpListener, UnixListener
 from agent.serving.service import LocalService
 from agent.status import AgentStatus, model_statuses
@@ -84,7 +85,7 @@ class Daemon:
         self._identity = identity = load_identity(state_dir)
         self._state_dir = state_dir
         self._systemd = Systemd()
-        self._policy = policy = load_policy(state_dir)
+        self._policy = policy = load_policy(state_dir, identity.topics)
         capacity = capacity_of(policy)
         self._lock = lock_folder(state_dir)
         self._inbox: Inbox[Item] = Inbox(INBOX_CAPACITY)
@@ -107,7 +108,7 @@ class Daemon:
         jobs = Jobs(self._worker.submit, self._installer, self._files)
         self._executor = Executor(self._host, self._files, self._installer, jobs, self._core.post)
         self._uplink = Uplink(identity, self._store, self._session, capacity)
-        self._link = Link(_endpoint(identity, policy), self._last_will, self._inbox.put, rng)
+        self._link = Link(_endpoint(identity, policy), self._last_will, self._hear, rng)
         self._uplink.attach(self._link)
         self._acks = Acks(self._trust.open_ack, self._store, self._uplink.reports)
         self._documents = Documents(self._trust, self._core.post, self._uplink.want)
@@ -115,6 +116,9 @@ class Daemon:
         self._downloads = Downloads(self._files, identity.topics, around, rng)
         self._telemetry = Telemetry(self._meter, session=self._session, now_ms=self._clock.wall_ms())
         self._service = LocalService(_listeners(state_dir, policy), self._host, self.status)
+        self._bound = BoundInputs(
+            policy.bindings, self._service.answer, self._host.manifest, self._link.publish_in_turn
+        )
         self._backlog = self._store.backlog()
         self._kinds: dict[str, Document | Literal["ack"]] = {}
         self._link_problem: str | None = None
@@ -157,6 +161,7 @@ class Daemon:
             unsent_telemetry=backlog.telemetry,
             ignored_acks=self._acks.ignored,
             models=model_statuses(state, self._telemetry.answered()),
+            bindings=self._bound.statuses(),
         )
 
     def _problems(self) -> dict[str, Reason]:
@@ -173,6 +178,7 @@ class Daemon:
         if self._store.problem:
             self._make_room()  # perhaps it is ours to make
         self._service.start()
+        self._bound.start()
         self._systemd.ready(self._summary())
         topics, device = self._identity.topics, self._identity.device_id
         self._kinds = {
@@ -183,6 +189,7 @@ class Daemon:
         }
         self._link.subscribe(
             {
+                **self._bound.topics,
                 topics.timestamp: limits.MAX_TIMESTAMP_BYTES,
                 topics.metadata: limits.MAX_METADATA_SET_BYTES,
                 topics.director(device): limits.MAX_DIRECTOR_BYTES,
@@ -191,6 +198,11 @@ class Daemon:
         )
         self._telemetry_taken_ms = self._now_ms()
         self._link.start()
+
+    def _hear(self, event: LinkEvent) -> None:
+        """Take what the network brings: what is for a model goes to it past the main loop. From the network thread."""
+        if not self._bound.offer(event):
+            self._inbox.put(event)
 
     def _handle(self, item: Item) -> None:
         match item:
@@ -304,7 +316,7 @@ class Daemon:
         """Read the policy again, and follow it as far as a running agent can."""
         self._systemd.reloading()
         try:
-            policy = load_policy(self._state_dir)
+            policy = load_policy(self._state_dir, self._identity.topics)
         except PolicyError as error:
             _log.error("the policy stays as it was: %s", error, extra=named("policy", is_valid=False))
         else:
@@ -352,6 +364,7 @@ class Daemon:
             self._core.drain()
             self._take_telemetry(self._clock.wall_ms())
         self._inbox.close()
+        self._bound.close()  # while there is a link to answer over
         # Also when an error ends the agent: after a clean disconnect the broker would not send the last will.
         self._link.close(self._last_will())
         self._service.close()

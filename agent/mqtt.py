@@ -96,6 +96,7 @@ class Link:
         self._window: dict[str, int] = {}
         self._client: Client | None = None
         self._is_connected = False
+        self._unacknowledged = 0
         self._refusal = ""
         self._changed = threading.Condition()
         self._closing = threading.Event()
@@ -134,7 +135,20 @@ class Link:
         client = self._client
         if client is None or not self._is_connected:
             return False
+        with self._changed:
+            self._unacknowledged += 1
         return client.publish(topic, payload, qos=1, retain=retain).rc == 0
+
+    def publish_in_turn(self, topic: str, payload: bytes) -> bool:
+        """Send as `publish` does, but not before the broker has taken most of what was sent. Not from the main loop.
+
+        So a fast sender on a slow link waits, instead of filling the memory.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._unacknowledged < MAX_INFLIGHT or not self._is_connected or self._closing.is_set()
+            )
+        return self.publish(topic, payload)
 
     def close(self, farewell: tuple[str, bytes] | None = None, timeout_s: float = 3.0) -> None:
         """Say a last retained word, disconnect, end the threads. Closing twice does nothing."""
@@ -172,6 +186,7 @@ class Link:
             self._post(LinkDown(reason=f"cannot reach {self._host}:{self._port}: {error}"))
             return False
         self._client = client
+        self._unacknowledged = 0
         client.loop_start()
         with self._changed:
             is_answered = self._changed.wait_for(self._is_answered, ANSWER_TIMEOUT_S)
@@ -212,6 +227,7 @@ class Link:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_publish = self._on_publish
         client.on_socket_open = _send_without_delay
         return client
 
@@ -253,6 +269,11 @@ class Link:
         with self._changed:
             self._is_connected = False
             self._refusal = self._refusal or "the connection broke"
+            self._changed.notify_all()
+
+    def _on_publish(self, _: Client, __: object, ___: int, ____: ReasonCode, _____: Properties) -> None:
+        with self._changed:
+            self._unacknowledged = max(self._unacknowledged - 1, 0)
             self._changed.notify_all()
 
     def _on_message(self, _: Client, __: object, message: MQTTMessage) -> None:

@@ -9,6 +9,12 @@ mqtt_protocol          = "auto"      # or "5", or "3.1.1"
 max_captures           = 0           # inputs on which a model went wrong that are kept, to replay them
 max_captures_bytes     = 16777216    # of all of them together
 http_address           = ""          # of the local API besides the Unix socket, as in "127.0.0.1:8000"
+
+[[bindings]]                         # none by default, as many as `agent.bindings` allows
+model     = "digits"
+subscribe = "plant/line1/image"
+publish   = "plant/line1/digit"
+format    = "json"                   # or "raw"
 """
 
 import os
@@ -19,10 +25,12 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from agent.bindings import Bindings, check_bindings
 from agent.errors import PolicyError
 from agent.runtime import engine_features, runtime_name
 from protocol import limits
 from protocol.admission import Capacity
+from protocol.topics import Topics
 
 FILE_NAME = "policy.toml"
 _Positive = Annotated[int, msgspec.Meta(gt=0, le=limits.MAX_INTEGER)]
@@ -42,21 +50,28 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_captures_bytes: _Positive = 16 * limits.MIB
     http_address: str = ""
     """A loopback address and port for the local API, besides the Unix socket; empty for none."""
+    bindings: Bindings = ()
+    """Models that answer what is published on topics of the broker."""
 
 
 AT_ONCE: Final = frozenset({"max_captures", "max_captures_bytes", "max_model_memory_bytes", "disk_quota_bytes"})
 """What a running agent follows when it reads the policy again; the rest waits for its next start."""
 
 
-def load_policy(state_dir: Path) -> Policy:
-    """Return the policy of this device; raises PolicyError when the file is there but not valid."""
+def load_policy(state_dir: Path, topics: Topics) -> Policy:
+    """Return the policy of this device, in a fleet that has `topics`.
+
+    Raises PolicyError when the file is there but not valid.
+    """
     path = state_dir / FILE_NAME
     try:
-        return msgspec.convert(tomllib.loads(path.read_text()), Policy)
+        policy = msgspec.convert(tomllib.loads(path.read_text()), Policy)
+        check_bindings(policy.bindings, topics)
     except FileNotFoundError:
         return Policy()
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, OSError) as error:
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, OSError, PolicyError) as error:
         raise PolicyError(f"{path}: {error}. Correct it, or delete it to have the defaults") from error
+    return policy
 
 
 def changes(old: Policy, new: Policy) -> set[str]:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from agent.bindings import BindingStatus
 from agent.engine import Model, State
 from protocol.lifecycle import DeploymentState
 from protocol.messages import Reason
@@ -39,6 +40,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     ignored_acks: dict[str, int]
     """Acks that were not obeyed since the start, by reason."""
     models: tuple[ModelStatus, ...]
+    bindings: tuple[BindingStatus, ...] = ()
 
 
 def model_statuses(state: State, answered: dict[str, int]) -> tuple[ModelStatus, ...]:
@@ -76,6 +78,7 @@ def as_table(status: AgentStatus) -> str:
         counts = ", ".join(f"{count} {code}" for code, count in sorted(status.ignored_acks.items()))
         lines.append(f"ignored     acks: {counts}")
     lines += [f"problem     {name}: {reason.message}" for name, reason in sorted(status.problems.items())]
+    lines += [_binding_line(binding) for binding in status.bindings]
     header = ("MODEL", "ACTIVE", "PREVIOUS", "CANDIDATE", "STATE", "INFERENCES")
     rows = [
         (m.model, m.active or "-", m.previous or "-", m.candidate or "-", m.state or "committed", str(m.inferences))
@@ -84,3 +87,9 @@ def as_table(status: AgentStatus) -> str:
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
     return "\n".join((*lines, "", *(line.rstrip() for line in (table if rows else ["no models yet"]))))
+
+
+def _binding_line(binding: BindingStatus) -> str:
+    counts = f"{binding.answered} answered, {binding.failed} failed, {binding.dropped} dropped"
+    unsent = f", {binding.unsent} unsent" if binding.unsent else ""
+    return f"binding     {binding.subscribe} -> {binding.model} -> {binding.publish}  {counts}{unsent}"

@@ -7,7 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.bindings import check_bindings
 from agent.policy import Policy
+from protocol.topics import Topics
 from tests import docs_cli
 from tests.docs_blocks import DOCUMENTS, HOUSE, rewrite
 
@@ -82,7 +84,16 @@ def test_the_policy_shown_is_the_default() -> None:
     block = re.search(r"```toml\n(.*?)```", (HOUSE / "docs" / "AGENT.md").read_text(), re.DOTALL)
     assert block
     shown = tomllib.loads(block[1])
-    assert msgspec.to_builtins(Policy()) == shown
+    assert msgspec.to_builtins(Policy()) == {"bindings": (), **shown}
+
+
+def test_the_bindings_shown_are_accepted() -> None:
+    """docs/AGENT.md shows a binding that can be copied."""
+    block = re.search(r"```toml\n(\[\[bindings\]\]\n.*?)```", (HOUSE / "docs" / "AGENT.md").read_text(), re.DOTALL)
+    assert block
+    policy = msgspec.convert(tomllib.loads(block[1]), Policy)
+    check_bindings(policy.bindings, Topics())
+    assert 1 == len(policy.bindings)
 
 
 def test_every_reason_is_listed() -> None:

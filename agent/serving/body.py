@@ -168,6 +168,22 @@ class Body:
         return line
 
 
+class WholeBody:
+    """A body that is here already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def most_bytes(self, limit_bytes: int) -> int:
+        """Return how many bytes `read` returns at most."""
+        return min(len(self._data), limit_bytes)
+
+    def read(self, limit_bytes: int) -> bytes:
+        """Return all of it; raises LimitExceededError when it is larger than `limit_bytes`."""
+        _check_size(len(self._data), limit_bytes)
+        return self._data
+
+
 def _check_size(size_bytes: int, limit_bytes: int) -> None:
     if size_bytes > limit_bytes:
         raise LimitExceededError(f"expected a request of at most {limit_bytes:,} bytes, got {size_bytes:,}")

@@ -7,7 +7,7 @@ a body is read only when its length fits the model that it is for, and there is 
 import re
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import unquote
 
 import msgspec
@@ -16,7 +16,6 @@ from agent.errors import AgentError
 from agent.host import InferResult, ModelHost, UnknownModelError
 from agent.runtime.errors import DeadlineError, FaultError, InputError, ModelClosedError, ModelError
 from agent.serving import HEADER_LENGTH
-from agent.serving.body import Body
 from agent.serving.gate import Gate, OverloadedError, RequestTimeoutError
 from agent.serving.openinference import (
     EXTENSIONS,
@@ -50,12 +49,22 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
 
 
+class RequestBody(Protocol):
+    """A body that may not have come yet."""
+
+    def most_bytes(self, limit_bytes: int) -> int:
+        """Return how many bytes `read` returns at most."""
+
+    def read(self, limit_bytes: int) -> bytes:
+        """Return all of it; raises LimitExceededError when it is larger than `limit_bytes`."""
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks."""
 
     method: str
     path: str
-    body: Body
+    body: RequestBody
     header_length: str | None = None
     """The header that says where binary tensors begin."""
 

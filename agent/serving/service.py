@@ -15,7 +15,7 @@ from agent.host import ModelHost
 from agent.serving.connection import BUSY, Conversation
 from agent.serving.gate import Gate
 from agent.serving.listeners import Listener
-from agent.serving.routes import Routes
+from agent.serving.routes import Reply, Request, Routes
 
 MAX_CONNECTIONS: Final = 64
 GRACE_S: Final = 5.0
@@ -56,6 +56,10 @@ class LocalService:
     def addresses(self) -> tuple[str, ...]:
         """Where callers come in."""
         return tuple(listener.address for listener in self._listeners)
+
+    def answer(self, request: Request) -> Reply:
+        """Return the reply to a request that came by another way than a socket; the same bounds hold."""
+        return self._routes.answer(request)
 
     def start(self) -> None:
         """Begin to serve; raises ListenerError or OSError when that cannot be, and then serves nowhere."""

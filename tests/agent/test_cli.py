@@ -15,6 +15,7 @@ from agent.errors import PolicyError
 from agent.logs import follow, last_lines, start_logging
 from agent.policy import Policy, capacity_of, load_policy
 from controller.broker import BrokerProcess
+from protocol.topics import Topics
 from tests.agent.conftest import new_agent, new_backend
 from tests.agent.signing import bundle
 
@@ -216,9 +217,9 @@ def test_new_log_lines_are_followed_across_a_rotation(tmp_path: Path) -> None:
 
 def test_policy_has_defaults_and_bounds(tmp_path: Path) -> None:
     """No file means the defaults; a file sets what it names."""
-    assert Policy() == load_policy(tmp_path)
+    assert Policy() == load_policy(tmp_path, Topics())
     (tmp_path / "policy.toml").write_text("max_deadline_ms = 5\n")
-    policy = load_policy(tmp_path)
+    policy = load_policy(tmp_path, Topics())
     assert 5 == policy.max_deadline_ms
     assert 5 == capacity_of(policy).max_deadline_ms
 
@@ -228,7 +229,7 @@ def test_policy_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     """A misspelt limit must not silently be no limit."""
     (tmp_path / "policy.toml").write_text(text)
     with pytest.raises(PolicyError, match=r"policy\.toml"):
-        load_policy(tmp_path)
+        load_policy(tmp_path, Topics())
 
 
 def test_log_goes_to_the_file_and_to_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

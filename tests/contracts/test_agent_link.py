@@ -3,13 +3,14 @@
 import os
 import queue
 import random
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.mqtt import Endpoint, Link, LinkEvent, LinkUp, Message, Oversize
+from agent.mqtt import MAX_INFLIGHT, Endpoint, Link, LinkEvent, LinkUp, Message, Oversize
 from tests.contracts.conftest import DEADLINE_S, wait_until
 
 KIB = 1024
@@ -128,3 +129,33 @@ def test_auto_finds_a_version_that_the_broker_speaks(brokers, version, make_devi
     device = make_device(brokers.get("embedded").url_for(version), "auto")
     device.link.start()
     wait_until(lambda: device.link.is_connected, "a connection")
+
+
+def test_what_is_published_in_turn_arrives_in_order(device, connect, prefix):
+    """Far more than may be under way at a time comes through, in order, and none twice."""
+    peer = connect()
+    peer.subscribe(f"{prefix}/forecast")
+    sent = [str(number).encode() for number in range(10 * MAX_INFLIGHT)]
+    assert all(device.link.publish_in_turn(f"{prefix}/forecast", payload) for payload in sent)
+    assert sent == [message.payload for message in peer.receive(len(sent))]
+
+
+def test_who_waits_for_his_turn_is_freed_when_the_connection_ends(kind, version, brokers, make_device, prefix):
+    """A broker that takes nothing holds the sender up; when it dies, the sender hears that there is no connection."""
+    with brokers.start(kind) as broker:
+        device = make_device(broker.url_for(version))
+        device.link.start()
+        device.next(LinkUp)
+        sent: list[bool] = []
+        payloads = [b"reading"] * (MAX_INFLIGHT + 1)
+        sending = threading.Thread(
+            target=lambda: sent.extend(device.link.publish_in_turn(f"{prefix}/forecast", p) for p in payloads)
+        )
+        with broker.hung():
+            sending.start()
+            wait_until(lambda: len(sent) == MAX_INFLIGHT, "as much as may be under way")
+            sending.join(0.1)
+            assert MAX_INFLIGHT == len(sent)
+            broker.kill()
+        sending.join(DEADLINE_S)
+    assert [True] * MAX_INFLIGHT + [False] == sent

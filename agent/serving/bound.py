@@ -1,0 +1,244 @@
+"""Bound inputs: a message on one topic of the broker is a request, and its answer is a message on another.
+
+Each binding answers in the order in which its messages come, by the same way as the local API and within the same
+bounds. What is offered never waits: when messages come faster than the model answers, the oldest give way. Nothing is
+kept over a stop of the agent.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from agent.bindings import Binding, BindingStatus
+from agent.host import UnknownModelError
+from agent.mqtt import LinkEvent, Message, Oversize
+from agent.serving import HEADER_LENGTH
+from agent.serving.body import WholeBody
+from agent.serving.openinference import (
+    ErrorResponse,
+    InferInput,
+    InferRequest,
+    InputParameters,
+    RequestParameters,
+)
+from agent.serving.routes import Reply, Request, error_reply, error_text
+from protocol import limits
+from protocol.manifest import Manifest
+
+MAX_MESSAGE_BYTES: Final = limits.MAX_METADATA_SET_BYTES
+"""More does not pass the link; what the model's inputs can need is mostly less, and checked for each request."""
+MAX_WAITING: Final = 32
+MAX_WAITING_BYTES: Final = limits.MAX_METADATA_SET_BYTES
+"""Of one binding; a single message always has room."""
+GRACE_S: Final = 5.0
+"""How long an answer in work may take to end when the agent stops."""
+COMPLAINT_PERIOD_S: Final = 60.0
+
+Answer = Callable[[Request], Reply]
+ManifestOf = Callable[[str], Manifest]
+"""The manifest of the release of a model that answers now; raises UnknownModelError."""
+Publish = Callable[[str, bytes], bool]
+"""Sends a message, waits while too many are under way, and says whether there was a connection."""
+
+_log = logging.getLogger(__name__)
+
+
+class BoundInputs:
+    """All bindings of a device, from `start` to `close`."""
+
+    def __init__(self, bindings: Sequence[Binding], answer: Answer, manifest: ManifestOf, publish: Publish) -> None:
+        asking = _Asking(answer, manifest)
+        self._bound = tuple(_Bound(binding, asking, publish) for binding in bindings)
+
+    @property
+    def topics(self) -> dict[str, int]:
+        """The topics to subscribe to, each with its largest message."""
+        return {bound.binding.subscribe: MAX_MESSAGE_BYTES for bound in self._bound}
+
+    def start(self) -> None:
+        """Begin to answer."""
+        for bound in self._bound:
+            bound.start()
+
+    def offer(self, event: LinkEvent) -> bool:
+        """Take what came on a topic of ours, at once; return False when it is none."""
+        if not isinstance(event, Message | Oversize):
+            return False
+        found = [bound for bound in self._bound if bound.binding.subscribe == event.topic]
+        for bound in found:
+            bound.offer(event)
+        return bool(found)
+
+    def statuses(self) -> tuple[BindingStatus, ...]:
+        """Return what became of the messages so far. From any thread."""
+        return tuple(bound.status() for bound in self._bound)
+
+    def close(self) -> None:
+        """Let the answers in work end, drop what waits. Closing twice does nothing."""
+        for bound in self._bound:
+            bound.end()
+        until_s = time.monotonic() + GRACE_S
+        for bound in self._bound:
+            bound.join(max(until_s - time.monotonic(), 0))
+
+
+class _Bound:
+    """One binding: what waits, and the thread that answers it."""
+
+    def __init__(self, binding: Binding, asking: "_Asking", publish: Publish) -> None:
+        self.binding = binding
+        self._asking = asking
+        self._publish = publish
+        self._waiting: deque[Message | Oversize] = deque()
+        self._waiting_bytes = 0
+        self._is_ending = False
+        self._changed = threading.Condition()
+        self._status = BindingStatus(model=binding.model, subscribe=binding.subscribe, publish=binding.publish)
+        self._complained_s = float("-inf")
+        self._thread = threading.Thread(target=self._run, name="binding", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def offer(self, item: Message | Oversize) -> None:
+        with self._changed:
+            if self._is_ending:
+                return
+            self._waiting.append(item)
+            self._waiting_bytes += _size(item)
+            while len(self._waiting) > MAX_WAITING or (
+                self._waiting_bytes > MAX_WAITING_BYTES and len(self._waiting) > 1
+            ):
+                self._waiting_bytes -= _size(self._waiting.popleft())
+                self._count(dropped=1)
+            self._changed.notify()
+
+    def status(self) -> BindingStatus:
+        with self._changed:
+            return self._status
+
+    def end(self) -> None:
+        with self._changed:
+            self._is_ending = True
+            self._waiting.clear()
+            self._changed.notify()
+
+    def join(self, timeout_s: float) -> None:
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while (item := self._take()) is not None:
+            dropped = self.status().dropped
+            try:
+                self._handle(item)
+            except Exception:  # noqa: BLE001 - one message must not end the binding
+                _log.exception("a defect of the agent: a message on %s was not answered", self.binding.subscribe)
+                self._count(failed=1)
+            if self.status().dropped > dropped:
+                self._complain("messages come faster than they are answered: the oldest are dropped")
+
+    def _take(self) -> Message | Oversize | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_ending)
+            if self._is_ending:
+                return None
+            item = self._waiting.popleft()
+            self._waiting_bytes -= _size(item)
+            return item
+
+    def _handle(self, item: Message | Oversize) -> None:
+        reply = _too_large(item) if isinstance(item, Oversize) else self._asking.ask(self.binding, item.payload)
+        is_answer = reply.status == 200
+        if not is_answer and self.binding.format == "raw":
+            self._count(failed=1)
+            self._complain(msgspec.json.decode(reply.body, type=ErrorResponse).error)
+            return
+        is_sent = self._publish(self.binding.publish, reply.body)
+        self._count(answered=int(is_answer and is_sent), failed=int(not is_answer), unsent=int(not is_sent))
+
+    def _count(self, *, answered: int = 0, failed: int = 0, dropped: int = 0, unsent: int = 0) -> None:
+        with self._changed:
+            now = self._status
+            self._status = msgspec.structs.replace(
+                now,
+                answered=now.answered + answered,
+                failed=now.failed + failed,
+                dropped=now.dropped + dropped,
+                unsent=now.unsent + unsent,
+            )
+
+    def _complain(self, problem: str) -> None:
+        """Say in the log what is wrong, but not with every message."""
+        now_s = time.monotonic()
+        if now_s - self._complained_s >= COMPLAINT_PERIOD_S:
+            self._complained_s = now_s
+            _log.warning("binding of %s to %s: %s", self.binding.model, self.binding.subscribe, problem)
+
+
+class _Asking:
+    """Puts messages to the local API as requests."""
+
+    def __init__(self, answer: Answer, manifest: ManifestOf) -> None:
+        self._answer = answer
+        self._manifest = manifest
+
+    def ask(self, binding: Binding, payload: bytes) -> Reply:
+        """Return what is to be published: status 200 for an answer, else an error of the protocol."""
+        path = f"/v2/models/{binding.model}/infer"
+        if binding.format == "raw":
+            return self._ask_raw(binding.model, path, payload)
+        reply = self._answer(Request(method="POST", path=path, body=WholeBody(payload)))
+        if HEADER_LENGTH not in reply.headers:
+            return reply
+        return error_text(400, "expected JSON outputs to be asked for: a message has no place for others", "bad_input")
+
+    def _ask_raw(self, model: str, path: str, payload: bytes) -> Reply:
+        """Put the tensors in `payload` behind the JSON that says what they are; return those behind the reply's."""
+        try:
+            manifest = self._manifest(model)
+            while True:
+                head = _head(manifest)
+                body = WholeBody(head + payload)
+                reply = self._answer(Request(method="POST", path=path, body=body, header_length=str(len(head))))
+                known, manifest = manifest, self._manifest(model) if reply.status == 400 else manifest
+                if manifest is known:  # else another release was swapped in meanwhile, perhaps with other inputs
+                    break
+        except UnknownModelError as error:
+            return error_reply(503, error)
+        if reply.status != 200:
+            return reply
+        return Reply(status=200, body=reply.body[int(reply.headers[HEADER_LENGTH]) :])
+
+
+def _head(manifest: Manifest) -> bytes:
+    """Return a request whose inputs all follow it, as raw bytes in the order of the manifest; so will its outputs."""
+    return msgspec.json.encode(
+        InferRequest(
+            inputs=tuple(
+                InferInput(
+                    name=spec.name,
+                    datatype=spec.datatype,
+                    shape=spec.shape,
+                    data=msgspec.Raw(b"null"),
+                    parameters=InputParameters(binary_data_size=spec.size_bytes),
+                )
+                for spec in manifest.inputs
+            ),
+            parameters=RequestParameters(binary_data_output=True),
+        )
+    )
+
+
+def _too_large(item: Oversize) -> Reply:
+    message = f"expected a message of at most {item.limit_bytes:,} bytes, got {item.size_bytes:,}"
+    return error_text(413, message, "limit_exceeded")
+
+
+def _size(item: Message | Oversize) -> int:
+    return len(item.payload) if isinstance(item, Message) else 0

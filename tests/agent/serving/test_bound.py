@@ -1,0 +1,346 @@
+"""Bound inputs: what comes on a topic is answered on another, whatever it is, and nobody who offers ever waits."""
+
+import json
+import logging
+import queue
+import re
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from agent.bindings import Binding
+from agent.host import ModelHost
+from agent.mqtt import LinkDown, LinkUp, Message, Oversize
+from agent.serving.bound import MAX_MESSAGE_BYTES, MAX_WAITING, MAX_WAITING_BYTES, BoundInputs
+from agent.serving.gate import Gate
+from agent.serving.service import LocalService
+from tests.agent.rig import wait_for
+from tests.agent.serving.callers import SPIN, Status, activate
+
+JSON = Binding(model="digits", subscribe="in/json", publish="out/json")
+RAW = Binding(model="digits", subscribe="in/raw", publish="out/raw", format="raw")
+ADD = "(f32.store (i32.const 64) (f32.add (f32.load (i32.const 0)) (f32.load (i32.const 4)))) (i32.const 0)"
+
+
+class Broker:
+    """Takes answers, as the link does; may be away, or take nothing for a while."""
+
+    def __init__(self) -> None:
+        self.answers: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        self.is_there = True
+        self.takes = threading.Event()
+        self.takes.set()
+
+    def publish(self, topic: str, payload: bytes) -> bool:
+        assert self.takes.wait(20)
+        if self.is_there:
+            self.answers.put((topic, payload))
+        return self.is_there
+
+    def next(self) -> tuple[str, Any]:
+        topic, payload = self.answers.get(timeout=20)
+        return topic, json.loads(payload)
+
+
+class Inputs(BoundInputs):
+    """Bindings, and short words to feed them."""
+
+    def say(self, topic: str, payload: bytes) -> None:
+        assert self.offer(Message(topic=topic, payload=payload))
+
+    def counts(self, number: int = 0) -> tuple[int, int, int, int]:
+        status = self.statuses()[number]
+        return status.answered, status.failed, status.dropped, status.unsent
+
+    def wait(self, expected: tuple[int, int, int, int], number: int = 0) -> None:
+        wait_for(f"{expected}", lambda: self.counts(number) == expected, lambda: str(self.counts(number)))
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+def bind(host: ModelHost, broker: Broker) -> Iterator[Callable[..., Inputs]]:
+    """Makes bindings that answer, and closes them."""
+    made: list[Inputs] = []
+
+    def bind(*bindings: Binding, gate: Gate | None = None) -> Inputs:
+        service = LocalService([], host, Status, gate=gate)
+        made.append(Inputs(bindings, service.answer, host.manifest, broker.publish))
+        made[-1].start()
+        return made[-1]
+
+    yield bind
+    broker.takes.set()
+    for inputs in made:
+        inputs.close()
+
+
+def request(*x: float, **fields: Any) -> bytes:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, len(x)], "data": x}
+    return json.dumps({"inputs": [tensor], **fields}).encode()
+
+
+def test_request_is_answered_with_its_id(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
+    """The answer is the response of the Open Inference Protocol, on the topic of the binding."""
+    activate(host)
+    inputs = bind(JSON)
+    inputs.say("in/json", request(1.5, -4, id="reading-7"))
+    expected = {
+        "id": "reading-7",
+        "model_name": "digits",
+        "model_version": "1.0.0",
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [3.0, -8.0]}],
+    }
+    assert ("out/json", expected) == broker.next()
+    inputs.wait((1, 0, 0, 0))
+
+
+def test_raw_tensors_are_answered_with_raw_tensors(
+    bind: Callable[..., Inputs], broker: Broker, host: ModelHost
+) -> None:
+    """Nothing but little-endian numbers goes in and out."""
+    activate(host)
+    inputs = bind(RAW)
+    inputs.say("in/raw", struct.pack("<2f", 1.5, -4))
+    assert ("out/raw", struct.pack("<2f", 3, -8)) == broker.answers.get(timeout=20)
+    inputs.wait((1, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "reason"),
+    [
+        (b"", "malformed", "truncated"),
+        (b"{", "malformed", "truncated"),
+        (b"\xff\xfe", "malformed", "not a valid inference request"),
+        (b"[" * 100_000, "limit_exceeded", "at most 98,304 bytes, got 100,000"),
+        (b"[" * 60_000, "malformed", "not a valid inference request"),
+        (b"23.5", "malformed", "not a valid inference request"),
+        (b'{"inputs": []}', "bad_input", "missing input x"),
+        (request(1), "bad_input", r"expected shape \[1, 2\]"),
+        (request(1, 2).replace(b"[1, 2]}", b"[[1], [2]]}"), "bad_input", "nested arrays of the shape"),
+        (request(1, 2).replace(b"FP32", b"INT8"), "bad_input", "expected datatype FP32"),
+        (request(1, 2, outputs=[{"name": "z"}]), "bad_input", "unknown output 'z'"),
+        (request(1, 2, parameters={"binary_data_output": True}), "bad_input", "expected JSON outputs"),
+        (bytes(1_000_000), "limit_exceeded", "expected a request of at most"),
+    ],
+)
+def test_whatever_is_no_request_is_answered_with_an_error(
+    bind: Callable[..., Inputs], broker: Broker, host: ModelHost, payload: bytes, code: str, reason: str
+) -> None:
+    """The error has the form of the protocol, and the next message is answered as ever."""
+    activate(host)
+    inputs = bind(JSON)
+    inputs.say("in/json", payload)
+    topic, error = broker.next()
+    assert ("out/json", code) == (topic, error["code"])
+    assert re.search(reason, error["error"]), error
+    inputs.say("in/json", request(1, 2))
+    assert [2.0, 4.0] == broker.next()[1]["outputs"][0]["data"]
+    inputs.wait((1, 1, 0, 0))
+
+
+@pytest.mark.parametrize("payload", [b"", b"1234567", b"123456789", bytes(16), bytes(1_000_000)])
+def test_raw_bytes_of_another_size_are_counted_and_logged(
+    bind: Callable[..., Inputs],
+    broker: Broker,
+    host: ModelHost,
+    payload: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """There is no room for an error among raw tensors: none is published. The log tells, once a minute."""
+    activate(host)
+    inputs = bind(RAW)
+    with caplog.at_level(logging.WARNING, "agent"):
+        inputs.say("in/raw", payload)
+        inputs.say("in/raw", payload)
+        inputs.wait((0, 2, 0, 0))
+    assert broker.answers.empty()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("binding of digits to in/raw: ")
+    assert "expected" in told
+
+
+def test_message_that_the_link_did_not_take_is_answered_too(
+    bind: Callable[..., Inputs], broker: Broker, host: ModelHost
+) -> None:
+    """Who sends too much hears it."""
+    inputs = bind(JSON, RAW)
+    for topic in ("in/json", "in/raw"):
+        assert MAX_MESSAGE_BYTES == inputs.topics[topic]
+        assert inputs.offer(Oversize(topic=topic, size_bytes=5_000_000, limit_bytes=MAX_MESSAGE_BYTES))
+    topic, error = broker.next()
+    assert ("out/json", "limit_exceeded") == (topic, error["code"])
+    inputs.wait((0, 1, 0, 0))
+    inputs.wait((0, 1, 0, 0), 1)
+
+
+@pytest.mark.parametrize("first", [JSON, RAW])
+def test_before_a_model_is_there_the_answer_is_that_none_is(
+    bind: Callable[..., Inputs], broker: Broker, host: ModelHost, first: Binding
+) -> None:
+    """A sensor may speak before the first release; once it is active, the same binding answers."""
+    inputs = bind(first)
+    payload = request(1, 2) if first is JSON else struct.pack("<2f", 1, 2)
+    inputs.say(first.subscribe, payload)
+    inputs.wait((0, 1, 0, 0))
+    if first is JSON:
+        assert "unknown_model" == broker.next()[1]["code"]
+    activate(host)
+    inputs.say(first.subscribe, payload)
+    inputs.wait((1, 1, 0, 0))
+
+
+def test_failing_model_is_told_and_ends_nothing(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
+    """A trap and a missed deadline are errors with their place, as on the local API."""
+    inputs = bind(JSON)
+    for infer, code in (("unreachable", "trap"), (SPIN, "deadline_exceeded")):
+        activate(host, infer=infer)
+        inputs.say("in/json", request(1, 2))
+        error = broker.next()[1]
+        assert (code, "run") == (error["code"], error["fault"]["layer"])
+    inputs.wait((0, 2, 0, 0))
+
+
+def test_raw_follows_a_swap_to_other_inputs(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
+    """What the bytes mean is what the release that answers says."""
+    activate(host, "1.0.0")
+    inputs = bind(RAW)
+    inputs.say("in/raw", struct.pack("<2f", 1, 2))
+    assert struct.pack("<2f", 2, 4) == broker.answers.get(timeout=20)[1]
+    activate(host, "2.0.0", n=3)
+    inputs.say("in/raw", struct.pack("<3f", 1, 2, 3))
+    assert struct.pack("<2f", 2, 4) == broker.answers.get(timeout=20)[1][:8]
+
+
+def test_raw_message_that_meets_a_swap_is_asked_again(host: ModelHost, broker: Broker) -> None:
+    """A release with other inputs that is swapped in between the look and the call is no error of the sender's."""
+    activate(host, "1.0.0")
+    service = LocalService([], host, Status)
+    swaps = iter([lambda: activate(host, "2.0.0", n=3)])
+
+    def manifest_and_swap(model: str) -> Any:
+        known = host.manifest(model)
+        next(swaps, lambda: None)()
+        return known
+
+    inputs = Inputs([RAW], service.answer, manifest_and_swap, broker.publish)
+    inputs.start()
+    inputs.say("in/raw", struct.pack("<3f", 1, 2, 3))
+    inputs.wait((1, 0, 0, 0))
+    inputs.close()
+
+
+def test_answers_keep_the_order_of_their_messages(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
+    """A binding answers one message after another."""
+    activate(host)
+    inputs = bind(JSON)
+    for number in range(MAX_WAITING):
+        inputs.say("in/json", request(number, 0, id=str(number)))
+    assert [str(n) for n in range(MAX_WAITING)] == [broker.next()[1]["id"] for _ in range(MAX_WAITING)]
+
+
+def test_two_models_answer_one_topic(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
+    """Each binding of a topic gets each message, and waits for no other."""
+    activate(host)
+    activate(host, name="sum", infer=ADD)
+    inputs = bind(JSON, Binding(model="sum", subscribe="in/json", publish="out/sum"))
+    inputs.say("in/json", request(1, 2))
+    answers = dict(broker.next() for _ in range(2))
+    assert {"out/json": "digits", "out/sum": "sum"} == {t: a["model_name"] for t, a in answers.items()}
+
+
+def test_newest_messages_survive_a_flood(
+    bind: Callable[..., Inputs], broker: Broker, host: ModelHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who offers never waits; the oldest give way and are counted, and the log says so."""
+    activate(host)
+    inputs = bind(JSON)
+    broker.takes.clear()
+    inputs.say("in/json", request(0, 0, id="first"))
+    wait_for("it is in work", lambda: not inputs._bound[0]._waiting)
+    for number in range(MAX_WAITING + 10):
+        inputs.say("in/json", request(number, 0, id=str(number)))
+    assert (0, 0, 10, 0) == inputs.counts()
+    with caplog.at_level(logging.WARNING, "agent"):
+        broker.takes.set()
+        inputs.wait((MAX_WAITING + 1, 0, 10, 0))
+    ids = [broker.next()[1]["id"] for _ in range(MAX_WAITING + 1)]
+    assert ["first", *(str(n) for n in range(10, MAX_WAITING + 10))] == ids
+    assert ["messages come faster" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_waiting_messages_are_bounded_in_bytes(bind: Callable[..., Inputs], broker: Broker) -> None:
+    """A few of the largest messages are as much as a binding holds, and one always has room."""
+    inputs = bind(JSON)
+    broker.takes.clear()
+    inputs.say("in/json", b"{}")
+    wait_for("it is in work", lambda: not inputs._bound[0]._waiting)
+    for size in (MAX_WAITING_BYTES // 2, MAX_WAITING_BYTES // 2, 1):
+        inputs.say("in/json", bytes(size))
+    assert 1 == inputs.statuses()[0].dropped
+    inputs.say("in/json", bytes(MAX_MESSAGE_BYTES))
+    assert 3 == inputs.statuses()[0].dropped
+    assert 1 == len(inputs._bound[0]._waiting)
+
+
+def test_answer_without_a_connection_is_counted(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
+    """It is not kept: a newer reading will come."""
+    activate(host)
+    inputs = bind(JSON)
+    broker.is_there = False
+    inputs.say("in/json", request(1, 2))
+    inputs.say("in/json", b"{")
+    inputs.wait((0, 1, 0, 2))
+
+
+def test_full_device_is_told(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
+    """Bound messages queue at the same gate as the local API's callers, with the same limit."""
+    activate(host)
+    gate = Gate(max_waiting=0)
+    inputs = bind(JSON, gate=gate)
+    with gate.turn("digits", 0):
+        inputs.say("in/json", request(1, 2))
+        assert "overloaded" == broker.next()[1]["code"]
+    inputs.say("in/json", request(1, 2))
+    assert "outputs" in broker.next()[1]
+
+
+def test_other_topics_are_not_taken(bind: Callable[..., Inputs]) -> None:
+    """What is the agent's own goes to the agent."""
+    inputs = bind(JSON)
+    for event in (Message(topic="in/json/x", payload=b""), LinkUp(), LinkDown(reason="gone")):
+        assert not inputs.offer(event)
+    assert {"in/json": MAX_MESSAGE_BYTES} == inputs.topics
+
+
+def test_closing_ends_with_the_answer_in_work(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
+    """The call that runs is answered, what waits is not, and what comes later is dropped without a word."""
+    activate(host)
+    inputs = bind(JSON)
+    broker.takes.clear()
+    inputs.say("in/json", request(1, 2, id="in work"))
+    wait_for("it is in work", lambda: not inputs._bound[0]._waiting)
+    inputs.say("in/json", request(1, 2, id="waits"))
+    closing = threading.Thread(target=inputs.close)
+    closing.start()
+    wait_for("it ends", lambda: inputs._bound[0]._is_ending)
+    broker.takes.set()
+    closing.join(20)
+    inputs.say("in/json", request(1, 2, id="late"))
+    assert "in work" == broker.next()[1]["id"]
+    inputs.close()
+    assert broker.answers.empty()
+    assert not closing.is_alive()
+
+
+def test_device_without_bindings_starts_no_thread(bind: Callable[..., Inputs]) -> None:
+    """Who binds nothing pays nothing."""
+    before = threading.active_count()
+    inputs = bind()
+    assert (before, (), {}) == (threading.active_count(), inputs.statuses(), inputs.topics)
