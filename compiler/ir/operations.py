@@ -152,6 +152,16 @@ class Softmax(Operation, frozen=True):
     is_log: bool
 
 
+class LayerNorm(Operation, frozen=True):
+    """Mean 0 and variance 1 along the last axis, (x - mean) / sqrt(variance + epsilon), then `epilogue`.
+
+    Its first operand is that, the others are the inputs behind the first, broadcast to its shape.
+    """
+
+    epsilon: float
+    epilogue: Formula
+
+
 class If(Operation, frozen=True):
     """Compute one of two graphs, by the truth that is the first input; both take the other inputs."""
 

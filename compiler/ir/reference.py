@@ -60,6 +60,13 @@ def _softmax(operation: ops.Softmax, inputs: Sequence[Array]) -> Array:
     return np.asarray(shifted - np.log(total) if operation.is_log else np.exp(shifted) / total)
 
 
+def _layer_norm(operation: ops.LayerNorm, inputs: Sequence[Array]) -> Array:
+    x, *extras = inputs
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    return evaluate_formula(operation.epilogue, [centred / np.sqrt(variance + np.float32(operation.epsilon)), *extras])
+
+
 def _pad(operation: ops.Pad, inputs: Sequence[Array]) -> Array:
     widths = list(zip(operation.before, operation.after, strict=True))
     return np.pad(inputs[0], widths, constant_values=operation.value)
@@ -202,6 +209,7 @@ _DEFINITIONS: dict[type[Operation], Callable[[Any, Sequence[Array]], Array | tup
     ops.MatMul: _matmul,
     ops.Conv: _conv,
     ops.Softmax: _softmax,
+    ops.LayerNorm: _layer_norm,
     ops.If: _if,
     ops.Scan: _scan,
     ops.While: _while,

@@ -115,6 +115,12 @@ def _softmax(operation: ops.Softmax, inputs: Inputs) -> Types:
     return _like_first(operation, inputs)
 
 
+def _layer_norm(operation: ops.LayerNorm, inputs: Inputs) -> Types:
+    x, *extras = inputs
+    _require(x.rank > 0 and x.shape[-1] > 0 and x.dtype is DType.F32, operation, inputs)
+    return _epilogue(operation.epilogue, x.shape, extras)
+
+
 def _extreme(operation: ops.Extreme, inputs: Inputs) -> Types:
     _require(inputs[0].rank > 0, operation, inputs)
     return (TensorType(DType.I64, inputs[0].shape[:-1]),)
@@ -218,6 +224,7 @@ _RULES: dict[type[Operation], Callable[[Any, Inputs], Types]] = {
     ops.MatMul: _matmul,
     ops.Conv: _conv,
     ops.Softmax: _softmax,
+    ops.LayerNorm: _layer_norm,
     ops.If: _if,
     ops.Scan: _scan,
     ops.While: _while,

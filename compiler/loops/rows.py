@@ -1,16 +1,22 @@
-"""Kernels that need each row of a value more than once: the softmax of a row."""
+"""Kernels that need each row of a value more than once: softmax and layer normalisation.
 
-from collections.abc import Callable
+Reading may go up to twelve bytes beyond the end of an input.
+"""
+
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from compiler.dtypes import DType
+from compiler.formula import Formula
+from compiler.formula.vector import write_vectors
 from compiler.kernels import logarithm
 from compiler.kernels.elementary import exp_nonpositive
 from compiler.kernels.nest import Pointer, nest
 from compiler.kernels.target import Target
-from compiler.loops.elements import LANES, store_vector
-from compiler.wasm import V128, Function, V128Local, f32x4, i8x16, i32x4, v128
+from compiler.loops.box import Operand
+from compiler.loops.elements import LANES, load_splat, store_vector
+from compiler.wasm import V128, Function, I32Local, V128Local, f32x4, i8x16, i32x4, v128
 
 _VECTOR_BYTES = 16
 
@@ -47,12 +53,10 @@ class _SoftmaxWriter:
         lowest = f32x4.const(float("-inf"))
         self._highest.set(lowest)
         self._over_row(lambda offset, count: self._highest.set(f32x4.pmax(self._highest, self._masked(offset, count))))
-        for lanes in ((2, 3, 0, 1), (1, 0, 3, 2)):
-            self._highest.set(f32x4.pmax(self._highest, i8x16.shuffle_words(self._highest, self._highest, lanes)))
+        _across(self._highest, f32x4.pmax)
         self._total.set(f32x4.const(0.0))
         self._over_row(self._sum_powers)
-        for lanes in ((2, 3, 0, 1), (1, 0, 3, 2)):
-            self._total.set(f32x4.add(self._total, i8x16.shuffle_words(self._total, self._total, lanes)))
+        _across(self._total, f32x4.add)
         if self._kernel.is_log:
             self._total.set(f32x4.add(logarithm.log(f, self._target, self._total), self._highest))
             self._over_row(self._subtract_logarithm)
@@ -61,30 +65,20 @@ class _SoftmaxWriter:
             self._over_row(self._scale)
 
     def _over_row(self, write: Callable[[int, int], None]) -> None:
-        """Write code for each vector of the row; it gets an offset and how many elements there are."""
-        f = self._f
-        vectors, rest = divmod(self._kernel.length, LANES)
-        self._from.set(self._input)
-        self._to.set(self._output)
-        pointers = [Pointer(self._from, (_VECTOR_BYTES,)), Pointer(self._to, (_VECTOR_BYTES,))]
-        moved = nest(f, [vectors], pointers, lambda: write(0, LANES))[0] if vectors else 0
-        if rest:
-            write(vectors * _VECTOR_BYTES - moved, rest)
+        _over_row(self._f, self._kernel.length, [(self._input, self._from), (self._output, self._to)], write)
 
     def _masked(self, offset: int, count: int) -> V128:
         """Return elements of the input; those beyond the row are the lowest of all."""
         value = v128.load(self._from, offset)
         if count == LANES:
             return value
-        mask = i32x4.const(*(-1 if lane < count else 0 for lane in range(LANES)))
-        return v128.bitselect(value, f32x4.const(float("-inf")), mask)
+        return v128.bitselect(value, f32x4.const(float("-inf")), _first(count))
 
     def _sum_powers(self, offset: int, count: int) -> None:
         shifted = f32x4.sub(self._masked(offset, count), self._highest)
         power: V128Local = self._f.keep(exp_nonpositive(self._f, self._target, shifted))  # type: ignore[assignment]
         if count < LANES:  # the power of the lowest number is next to nothing, but not nothing
-            mask = i32x4.const(*(-1 if lane < count else 0 for lane in range(LANES)))
-            power.set(v128.and_(power, mask))
+            power.set(v128.and_(power, _first(count)))
         self._total.set(f32x4.add(self._total, power))
         if not self._kernel.is_log:
             store_vector(self._f, DType.F32, (self._to, offset), power, count)
@@ -96,3 +90,99 @@ class _SoftmaxWriter:
     def _subtract_logarithm(self, offset: int, count: int) -> None:
         value = f32x4.sub(v128.load(self._from, offset), self._total)
         store_vector(self._f, DType.F32, (self._to, offset), value, count)
+
+
+class LayerNormKernel(msgspec.Struct, frozen=True):
+    """Everything that fixes the code of one kernel; elements of a row lie next to each other, in extras as well or all
+    in one place.
+    """
+
+    rows: tuple[int, ...]
+    length: int
+    input_bytes: tuple[int, ...]
+    """From one row to the next, along each dimension of the rows."""
+    output_bytes: tuple[int, ...]
+    extras: tuple[Operand, ...]
+    """Further operands of the epilogue, over rows and row."""
+    epsilon: float
+    epilogue: Formula
+
+
+def write_layer_norm(f: Function, kernel: LayerNormKernel, target: Target) -> None:
+    """Write the kernel into `f`; its parameters become the addresses of the output, the input and each extra."""
+    _LayerNormWriter(f, kernel, target).write()
+
+
+class _LayerNormWriter:
+    def __init__(self, f: Function, kernel: LayerNormKernel, target: Target) -> None:
+        self._f, self._kernel, self._target = f, kernel, target
+        self._output, self._input = f.param_i32(), f.param_i32()
+        self._extras = [f.param_i32() for _ in kernel.extras]
+        self._to, self._from, *self._beside = (f.i32() for _ in range(2 + len(kernel.extras)))
+        self._mean, self._scale = f.v128(), f.v128()
+
+    def write(self) -> None:
+        k = self._kernel
+        extras = [Pointer(p, o.byte_strides[:-1]) for p, o in zip(self._extras, k.extras, strict=True)]
+        pointers = [Pointer(self._output, k.output_bytes), Pointer(self._input, k.input_bytes), *extras]
+        nest(self._f, k.rows, pointers, self._write_row)
+
+    def _write_row(self) -> None:
+        f, k = self._f, self._kernel
+        source = [(self._input, self._from)]
+        share = f32x4.const(1 / k.length)
+        self._mean.set(f32x4.const(0.0))
+        _over_row(f, k.length, source, self._add_element)
+        _across(self._mean, f32x4.add)
+        self._mean.set(f32x4.mul(self._mean, share))
+        self._scale.set(f32x4.const(0.0))
+        _over_row(f, k.length, source, self._add_square)
+        _across(self._scale, f32x4.add)
+        variance = f32x4.add(f32x4.mul(self._scale, share), f32x4.const(k.epsilon))
+        self._scale.set(f32x4.div(f32x4.const(1.0), f32x4.sqrt(variance)))
+        spread = {n: f.keep(load_splat(o.dtype, self._extras[n])) for n, o in enumerate(k.extras) if o.strides[-1] == 0}
+        moving = [(self._extras[n], self._beside[n]) for n in range(len(k.extras)) if n not in spread]
+        _over_row(f, k.length, [*source, (self._output, self._to), *moving], lambda o, c: self._finish(spread, o, c))
+
+    def _add_element(self, offset: int, count: int) -> None:
+        value = v128.load(self._from, offset)
+        self._mean.set(f32x4.add(self._mean, value if count == LANES else v128.and_(value, _first(count))))
+
+    def _add_square(self, offset: int, count: int) -> None:
+        difference = f32x4.sub(v128.load(self._from, offset), self._mean)
+        centred = self._f.keep(difference if count == LANES else v128.and_(difference, _first(count)))
+        self._scale.set(self._target.madd(centred, centred, self._scale))
+
+    def _finish(self, spread: dict[int, V128], offset: int, count: int) -> None:
+        f, k = self._f, self._kernel
+        value = f.keep(f32x4.mul(f32x4.sub(v128.load(self._from, offset), self._mean), self._scale))
+        extras = [spread[n] if n in spread else f.keep(v128.load(p, offset)) for n, p in enumerate(self._beside)]
+        result = write_vectors(f, self._target, k.epilogue, [value, *extras])
+        store_vector(f, DType.F32, (self._to, offset), result, count)
+
+
+def _over_row(
+    f: Function, length: int, walks: Sequence[tuple[I32Local, I32Local]], write: Callable[[int, int], None]
+) -> None:
+    """Write code for each vector of a row; it gets an offset from the pointers and how many elements there are.
+
+    Each walk is where the row starts, and the pointer that is to walk through it.
+    """
+    vectors, rest = divmod(length, LANES)
+    for start, pointer in walks:
+        pointer.set(start)
+    pointers = [Pointer(pointer, (_VECTOR_BYTES,)) for _, pointer in walks]
+    moved = nest(f, [vectors], pointers, lambda: write(0, LANES))[0] if vectors else 0
+    if rest:
+        write(vectors * _VECTOR_BYTES - moved, rest)
+
+
+def _across(value: V128Local, combine: Callable[[V128, V128], V128]) -> None:
+    """Write code that combines the four lanes, into all of them."""
+    for lanes in ((2, 3, 0, 1), (1, 0, 3, 2)):
+        value.set(combine(value, i8x16.shuffle_words(value, value, lanes)))
+
+
+def _first(count: int) -> V128:
+    """Return the mask of the first lanes."""
+    return i32x4.const(*(-1 if lane < count else 0 for lane in range(LANES)))

@@ -5,9 +5,10 @@ from compiler.ir import Graph, Node
 from compiler.ir import operations as ops
 from compiler.kernels.target import Target
 from compiler.loops.reduce import ReduceKernel, write_reduce
-from compiler.loops.rows import SoftmaxKernel, write_softmax
+from compiler.loops.rows import LayerNormKernel, SoftmaxKernel, write_layer_norm, write_softmax
 from compiler.lowering.control import lower_if, lower_scan, lower_while
 from compiler.lowering.convolution import lower_conv
+from compiler.lowering.epilogue import spread_extras
 from compiler.lowering.indexing import lower_extreme, lower_lookup, lower_running, lower_scatter, lower_top
 from compiler.lowering.lowering import RULES, Lowered, Lowering, elements
 from compiler.lowering.matrix import lower_matmul
@@ -60,16 +61,21 @@ def _ordered(placement: Placement, order: list[int]) -> Placement:
     return ordered
 
 
+def _rows(low: Lowering, placement: Placement) -> Placement:
+    """Return a place of a value whose rows have their elements next to each other."""
+    return placement if placement.strides[-1] == 1 else low.dense(placement)
+
+
+def _row_bytes(placement: Placement) -> tuple[int, ...]:
+    """Return the distances between rows, along each dimension but the last."""
+    return tuple(placement.byte_stride(n) for n in range(len(placement.shape) - 1))
+
+
 def _lower_softmax(low: Lowering, node: Node, operation: ops.Softmax) -> None:
-    source, output = low.placement(node.inputs[0]), low.result(node.outputs[0])
-    source = source if source.strides[-1] == 1 else low.dense(source)
+    source, output = _rows(low, low.placement(node.inputs[0])), low.result(node.outputs[0])
     target = output if output.strides[-1] == 1 else low.place_dense(output)
     kernel = SoftmaxKernel(
-        source.shape[:-1],
-        source.shape[-1],
-        tuple(source.byte_stride(n) for n in range(len(source.shape) - 1)),
-        tuple(target.byte_stride(n) for n in range(len(source.shape) - 1)),
-        operation.is_log,
+        source.shape[:-1], source.shape[-1], _row_bytes(source), _row_bytes(target), operation.is_log
     )
 
     def emit(e: Emitter) -> None:
@@ -77,6 +83,28 @@ def _lower_softmax(low: Lowering, node: Node, operation: ops.Softmax) -> None:
         e.do(function(e.address(target), e.address(source)))
 
     low.step([source], [target], emit)
+    low.move(target, output)
+
+
+def _lower_layer_norm(low: Lowering, node: Node, operation: ops.LayerNorm) -> None:
+    source, output = _rows(low, low.placement(node.inputs[0])), low.result(node.outputs[0])
+    target = output if output.strides[-1] == 1 else low.place_dense(output)
+    extras = spread_extras(low, [low.placement(name) for name in node.inputs[1:]], source.shape, len(source.shape) - 1)
+    kernel = LayerNormKernel(
+        rows=source.shape[:-1],
+        length=source.shape[-1],
+        input_bytes=_row_bytes(source),
+        output_bytes=_row_bytes(target),
+        extras=tuple(e.operand for e in extras),
+        epsilon=operation.epsilon,
+        epilogue=operation.epilogue,
+    )
+
+    def emit(e: Emitter) -> None:
+        function = e.kernel(kernel, lambda f: write_layer_norm(f, kernel, low.target))
+        e.do(function(*(e.address(p) for p in (target, source, *extras))))
+
+    low.step([source, *extras], [target], emit)
     low.move(target, output)
 
 
@@ -124,6 +152,7 @@ RULES.update(
         ops.MatMul: lower_matmul,
         ops.Conv: lower_conv,
         ops.Softmax: _lower_softmax,
+        ops.LayerNorm: _lower_layer_norm,
         ops.If: lower_if,
         ops.Scan: lower_scan,
         ops.While: lower_while,

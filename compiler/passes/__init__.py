@@ -8,12 +8,14 @@ from compiler.ir import Graph, Node
 from compiler.ir.graph import bodies
 from compiler.passes.affine import fold_scales_and_shifts
 from compiler.passes.fusion import fuse_elementwise
+from compiler.passes.normalisation import fuse_layer_norm
 from compiler.passes.numbers import put_numbers_into_formulas
 
 Pass = Callable[[Graph], Graph]
 
 PASSES: tuple[Pass, ...] = (
     put_numbers_into_formulas,
+    fuse_layer_norm,
     fuse_elementwise,
     fold_scales_and_shifts,
 )

@@ -40,6 +40,10 @@ class Edit:
         node = None if position is None else self.nodes[position]
         return None if position is None or node is None else (position, node)
 
+    def is_read_only_by(self, name: str, positions: set[int]) -> bool:
+        """Whether only the nodes at some positions read a value, and the model does not give it out."""
+        return positions.issuperset(self._users.get(name, ())) and name not in self._graph.outputs
+
     def is_used_once(self, name: str) -> bool:
         """Whether one node alone reads a value, and the model does not give it out."""
         return len(self._users.get(name, ())) == 1 and name not in self._graph.outputs

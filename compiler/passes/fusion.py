@@ -1,8 +1,8 @@
 """Puts elementwise work where its operands are at hand: into the node that computes them, before they are stored.
 
-A chain of elementwise nodes becomes one formula; one behind a convolution, a matrix product or a reduction becomes part
-of its kernel, and one in front of a reduction part of what is reduced. Only values that nobody else reads are fused
-away, so nothing is computed twice.
+A chain of elementwise nodes becomes one formula; one behind a convolution, a matrix product, a layer normalisation or
+a reduction becomes part of its kernel, and one in front of a reduction part of what is reduced. Only values that nobody
+else reads are fused away, so nothing is computed twice.
 """
 
 import msgspec
@@ -16,7 +16,7 @@ from compiler.lowering.epilogue import is_supported
 from compiler.passes.edit import Edit
 
 _RESULT = "the result itself"
-_FIXED_INPUTS: dict[type[Operation], int] = {ops.Conv: 3, ops.MatMul: 3}
+_FIXED_INPUTS: dict[type[Operation], int] = {ops.Conv: 3, ops.MatMul: 3, ops.LayerNorm: 1}
 """How many inputs come before the further operands of an epilogue."""
 MAX_EPILOGUE_INPUTS = 4
 MAX_INSTRUCTIONS = 128
@@ -68,7 +68,7 @@ def _merge(node: Node, operation: ops.Map, name: str, producer: Node) -> Node | 
                 return None
             formula, inputs = fused(operation.formula, node.inputs, name, inner, producer.inputs)
             return msgspec.structs.replace(node, operation=ops.Map(formula), inputs=inputs)
-        case ops.Conv(epilogue=inner) | ops.MatMul(epilogue=inner):
+        case ops.Conv(epilogue=inner) | ops.MatMul(epilogue=inner) | ops.LayerNorm(epilogue=inner):
             fixed = _FIXED_INPUTS[type(producer.operation)]
             formula, extras = _behind(node, operation, name, inner, producer.inputs[fixed:])
             if not is_supported(formula) or len(extras) > MAX_EPILOGUE_INPUTS:

@@ -100,11 +100,12 @@ def layer_normalization(n: NodeContext) -> None:
     axes = list(range(n.axis(n.integer("axis", -1), rank), rank))
     epsilon = n.number("epsilon", 1e-5)
     mean = mean_of(n, n[0], axes, lambda x: x)
-    variance = mean_of(n, n[0], axes, lambda x, m: (x - m) * (x - m), mean)
-    inverse = n.map(lambda v: 1 / (v + epsilon).apply("sqrt"), variance)
-    inputs = [n[0], mean, inverse, n[1], *([n[2]] if n.has(2) else [])]
-    result = n.map(lambda x, m, i, s, *b: (x - m) * i * s + b[0] if b else (x - m) * i * s, *inputs)
-    n.set(result, mean, inverse)
+    centred = n.map(lambda x, m: x - m, n[0], mean)
+    variance = mean_of(n, n.map(lambda c: c * c, centred), axes, lambda s: s)
+    deviation = n.graph.apply("sqrt", n.map(lambda v: v + epsilon, variance))
+    result = n.graph.apply("mul", n.graph.apply("div", centred, deviation), n[1])
+    inverse = n.map(lambda d: 1 / d, deviation)
+    n.set(n.graph.apply("add", result, n[2]) if n.has(2) else result, mean, inverse)
 
 
 @operator("InstanceNormalization")
