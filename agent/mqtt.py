@@ -97,6 +97,7 @@ class Link:
         self._client: Client | None = None
         self._is_connected = False
         self._unacknowledged = 0
+        self._refused: set[str] = set()
         self._refusal = ""
         self._changed = threading.Condition()
         self._closing = threading.Event()
@@ -187,6 +188,7 @@ class Link:
             return False
         self._client = client
         self._unacknowledged = 0
+        self._refused.clear()
         client.loop_start()
         with self._changed:
             is_answered = self._changed.wait_for(self._is_answered, ANSWER_TIMEOUT_S)
@@ -228,6 +230,7 @@ class Link:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
         client.on_socket_open = _send_without_delay
         return client
 
@@ -271,10 +274,21 @@ class Link:
             self._refusal = self._refusal or "the connection broke"
             self._changed.notify_all()
 
-    def _on_publish(self, _: Client, __: object, ___: int, ____: ReasonCode, _____: Properties) -> None:
+    def _on_publish(self, _: Client, __: object, ___: int, code: ReasonCode, ____: Properties) -> None:
         with self._changed:
             self._unacknowledged = max(self._unacknowledged - 1, 0)
             self._changed.notify_all()
+        self._note_refusals("message", [code])
+
+    def _on_subscribe(self, _: Client, __: object, ___: int, codes: list[ReasonCode], ____: Properties | None) -> None:
+        self._note_refusals("subscription", codes)
+
+    def _note_refusals(self, kind: str, codes: list[ReasonCode]) -> None:
+        """Say once for each connection that the broker's access control does not allow what we do."""
+        refusals = [code for code in codes if code.is_failure]
+        if refusals and kind not in self._refused:
+            self._refused.add(kind)
+            _log.warning("the broker refused a %s: %s. See what it allows to this device", kind, refusals[0])
 
     def _on_message(self, _: Client, __: object, message: MQTTMessage) -> None:
         try:

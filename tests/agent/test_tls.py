@@ -48,7 +48,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         ("l.key", pair.key_pem),
     ):
         (folder / name).write_bytes(data)
-    (folder / "acl").write_text("pattern readwrite fleet/v1/dev/%u/#\n")
+    (folder / "acl").write_text(f"pattern readwrite fleet/v1/dev/%u/#\nuser {DEVICE}\ntopic readwrite plant/open\n")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (folder / "conf").write_text(
@@ -110,6 +110,29 @@ def test_device_and_broker_prove_themselves_to_each_other(broker: Broker, tmp_pa
     """With the fleet's certificates the link comes up, and the broker knows the device by its certificate."""
     events = first_events(broker, identity(tmp_path, broker.authority, broker.authority), 2)
     assert [LinkUp(), Message(topic=f"fleet/v1/dev/{DEVICE}/down/ack", payload=b"hello")] == events
+
+
+@pytest.mark.needs("mosquitto")
+def test_topics_of_a_binding_need_the_leave_of_the_broker(
+    broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A topic that the access control names is heard; of another nothing comes, and the log says what was refused."""
+    endpoint = Endpoint(
+        url=f"mqtts://127.0.0.1:{broker.port}",
+        client_id=DEVICE,
+        identity_folder=identity(tmp_path, broker.authority, broker.authority),
+    )
+    inbox: Inbox[LinkEvent] = Inbox(16)
+    link = Link(endpoint, lambda: (f"fleet/v1/dev/{DEVICE}/up/liveness", b"death"), inbox.put, random.Random(1))
+    link.start()
+    assert LinkUp() == inbox.take(DEADLINE_S)
+    link.subscribe({"plant/closed": 100, "plant/open": 100})
+    for topic in ("plant/closed", "plant/closed", "plant/open"):
+        assert link.publish_in_turn(topic, b"reading")
+    assert Message(topic="plant/open", payload=b"reading") == inbox.take(DEADLINE_S)
+    link.close((f"fleet/v1/dev/{DEVICE}/up/liveness", b"farewell"))
+    told = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert ["the broker refused a message: Not authorized. See what it allows to this device"] == told
 
 
 @pytest.mark.needs("mosquitto")
