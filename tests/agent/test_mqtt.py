@@ -17,6 +17,7 @@ _CONNACK = b"\x20\x02\x00\x00"
 _GOOD = b"\x30\x06\x00\x01ayes"
 _TOPIC_NOT_UTF8 = b"\x30\x05\x00\x02\xff\xfeX"
 _BAD = b"\x30\x06\x00\x01abad"
+_SUBSCRIPTION_REFUSED = b"\x90\x03\x00\x01\x80"
 
 
 class _Broker:
@@ -92,3 +93,14 @@ def test_message_whose_topic_is_no_text_is_dropped(tmp_path: Path, events: queue
         assert LinkUp() == events.get(timeout=TIMEOUT_S)
         assert Message(topic="a", payload=b"yes") == events.get(timeout=TIMEOUT_S)
         assert link.is_connected
+
+
+def test_refused_subscription_is_told_once(
+    tmp_path: Path, events: queue.Queue[LinkEvent], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator finds in the log why nothing comes, and is not flooded with it."""
+    with linked(tmp_path, 2 * _SUBSCRIPTION_REFUSED, events.put):
+        assert LinkUp() == events.get(timeout=TIMEOUT_S)
+        assert Message(topic="a", payload=b"yes") == events.get(timeout=TIMEOUT_S)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("the broker refused a subscription: ")
