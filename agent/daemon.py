@@ -29,17 +29,17 @@ from agent.errors import AgentError, PolicyError, StateError
 from agent.executor import Executor
 from agent.files import Files
 from agent.host import ModelHost
-from agent.identity import Identity, load_identity
+from agent.identity import load_identity
 from agent.inbox import Inbox
 from agent.installer import Installer
 from agent.jobs import Assembled, Done, Jobs, Result
 from agent.lock import lock_folder
 from agent.logs import named
 from agent.mqtt import Endpoint, Link, LinkDown, LinkEvent, LinkUp, Message, Oversize
-from agent.policy import AT_ONCE, Policy, capacity_of, changes, load_policy
+from agent.policy import capacity_of, followed, load_policy, waiting
 from agent.runtime import ModelError, ModuleCache, Zygote, provide_stacks
 from agent.serving.bound import BoundInputs
-from agent.serving.listeners import Listener, TcpListener, UnixListener
+from agent.serving.listeners import listeners
 from agent.serving.service import LocalService
 from agent.status import AgentStatus, model_statuses
 from agent.store import Store
@@ -108,14 +108,20 @@ class Daemon:
         jobs = Jobs(self._worker.submit, self._installer, self._files)
         self._executor = Executor(self._host, self._files, self._installer, jobs, self._core.post)
         self._uplink = Uplink(identity, self._store, self._session, capacity)
-        self._link = Link(_endpoint(identity, policy), self._last_will, self._hear, rng)
+        endpoint = Endpoint(
+            url=identity.mqtt_url,
+            client_id=identity.device_id,
+            identity_folder=identity.folder,
+            protocol=policy.mqtt_protocol,
+        )
+        self._link = Link(endpoint, self._last_will, self._hear, rng)
         self._uplink.attach(self._link)
         self._acks = Acks(self._trust.open_ack, self._store, self._uplink.reports)
         self._documents = Documents(self._trust, self._core.post, self._uplink.want)
         around = _Around(self._link, self._uplink, self._core, jobs, self._make_room)
         self._downloads = Downloads(self._files, identity.topics, around, rng)
         self._telemetry = Telemetry(self._meter, session=self._session, now_ms=self._clock.wall_ms())
-        self._service = LocalService(_listeners(state_dir, policy), self._host, self.status)
+        self._service = LocalService(listeners(state_dir / SOCKET_NAME, policy.http_address), self._host, self.status)
         self._bound = BoundInputs(
             policy.bindings, self._service.answer, self._host.manifest, self._link.publish_in_turn
         )
@@ -181,21 +187,14 @@ class Daemon:
         self._bound.start()
         self._systemd.ready(self._summary())
         topics, device = self._identity.topics, self._identity.device_id
-        self._kinds = {
-            topics.timestamp: "timestamp",
-            topics.metadata: "metadata",
-            topics.director(device): "director",
-            topics.ack(device): "ack",
+        own: dict[str, tuple[Document | Literal["ack"], int]] = {
+            topics.timestamp: ("timestamp", limits.MAX_TIMESTAMP_BYTES),
+            topics.metadata: ("metadata", limits.MAX_METADATA_SET_BYTES),
+            topics.director(device): ("director", limits.MAX_DIRECTOR_BYTES),
+            topics.ack(device): ("ack", limits.MAX_ACK_BYTES),
         }
-        self._link.subscribe(
-            {
-                **self._bound.topics,
-                topics.timestamp: limits.MAX_TIMESTAMP_BYTES,
-                topics.metadata: limits.MAX_METADATA_SET_BYTES,
-                topics.director(device): limits.MAX_DIRECTOR_BYTES,
-                topics.ack(device): limits.MAX_ACK_BYTES,
-            }
-        )
+        self._kinds = {topic: kind for topic, (kind, _) in own.items()}
+        self._link.subscribe({**self._bound.topics, **{topic: size for topic, (_, size) in own.items()}})
         self._telemetry_taken_ms = self._now_ms()
         self._link.start()
 
@@ -316,19 +315,19 @@ class Daemon:
         """Read the policy again, and follow it as far as a running agent can."""
         self._systemd.reloading()
         try:
-            policy = load_policy(self._state_dir, self._identity.topics)
+            read = load_policy(self._state_dir, self._identity.topics)
         except PolicyError as error:
             _log.error("the policy stays as it was: %s", error, extra=named("policy", is_valid=False))
         else:
+            later, policy = waiting(self._policy, read), followed(self._policy, read)
             self._captures.allow(policy.max_captures, policy.max_captures_bytes)
             self._installer.capacity = self._uplink.capacity = capacity_of(policy)
             self._files.quota_bytes = policy.disk_quota_bytes
             self._executor.enforce_policy(self._core.state)
             self._core.post(PolicyRead())
             self._core.has_announcement = True
-            later = changes(self._policy, policy) - AT_ONCE
-            note = f"; these wait for the next start: {', '.join(sorted(later))}" if later else ""
-            _log.info("policy read again%s", note, extra=named("policy", is_valid=True, waiting=sorted(later)))
+            note = f"; these wait for the next start: {', '.join(later)}" if later else ""
+            _log.info("policy read again%s", note, extra=named("policy", is_valid=True, waiting=later))
         self._systemd.ready(self._summary())
 
     def _summary(self) -> str:
@@ -399,17 +398,3 @@ class _Around:
         self.make_room = make_room
         self.plan = jobs.plan
         self.assemble = jobs.assemble
-
-
-def _endpoint(identity: Identity, policy: Policy) -> Endpoint:
-    return Endpoint(
-        url=identity.mqtt_url,
-        client_id=identity.device_id,
-        identity_folder=identity.folder,
-        protocol=policy.mqtt_protocol,
-    )
-
-
-def _listeners(state_dir: Path, policy: Policy) -> list[Listener]:
-    listeners: list[Listener] = [UnixListener(state_dir / SOCKET_NAME)]
-    return [*listeners, TcpListener(policy.http_address)] if policy.http_address else listeners

@@ -74,9 +74,14 @@ def load_policy(state_dir: Path, topics: Topics) -> Policy:
     return policy
 
 
-def changes(old: Policy, new: Policy) -> set[str]:
-    """Return the names of the fields that differ."""
-    return {name for name in Policy.__struct_fields__ if getattr(old, name) != getattr(new, name)}
+def followed(running: Policy, read: Policy) -> Policy:
+    """Return what an agent that started under one policy follows of another one that it reads while it runs."""
+    return msgspec.structs.replace(running, **{name: getattr(read, name) for name in AT_ONCE})
+
+
+def waiting(running: Policy, read: Policy) -> list[str]:
+    """Return the names of the fields of `read` that wait for the next start."""
+    return sorted(n for n in Policy.__struct_fields__ if n not in AT_ONCE and getattr(running, n) != getattr(read, n))
 
 
 def capacity_of(policy: Policy) -> Capacity:

@@ -112,3 +112,9 @@ class TcpListener:
 
     def removed(self) -> None:
         """Do nothing: a closed port refuses by itself."""
+
+
+def listeners(socket_path: Path, http_address: str) -> list[Listener]:
+    """Return the places of one agent: a socket, and a port unless `http_address` is empty."""
+    ports = [TcpListener(http_address)] if http_address else []
+    return [UnixListener(socket_path), *ports]

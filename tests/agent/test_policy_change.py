@@ -102,3 +102,21 @@ def test_release_that_fits_the_lower_cap_goes_on(agent: Agent, backend: Backend)
     wait_for("the log", lambda: "policy read again" in agent.log())
     assert ("1.0.0", 2.0) == agent.infer()
     assert "" == trouble(agent)
+
+
+def test_signal_changes_at_once_what_is_promised_and_nothing_else(agent: Agent, backend: Backend) -> None:
+    """What the device offers to models follows the memory limit; the time limit waits for a restart."""
+    install(agent, backend, SMALL)
+    before = backend.liveness[-1].capacity
+    assert before is not None
+    (agent.state_dir / "policy.toml").write_text(f"max_model_memory_bytes = {PAGE}\nmax_deadline_ms = 50")
+    by_signal(agent)
+    backend.wait("the lower memory limit", lambda: _limits(backend) == (PAGE, before.max_deadline_ms))
+    wait_for("the log", lambda: "these wait for the next start: max_deadline_ms" in agent.log())
+    by_restart(agent)
+    backend.wait("both limits", lambda: _limits(backend) == (PAGE, 50))
+
+
+def _limits(backend: Backend) -> tuple[int, int] | None:
+    capacity = backend.liveness[-1].capacity
+    return None if capacity is None else (capacity.max_model_memory_bytes, capacity.max_deadline_ms)
