@@ -1,9 +1,8 @@
-"""A graph being changed: nodes replaced or dropped, values renamed, constants added; then put together again."""
+"""A graph being changed: nodes replaced or dropped, constants added; then put together again."""
 
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,8 +18,6 @@ class Edit:
         self.types: dict[str, TensorType] = dict(graph.types)
         self.constants: dict[str, NDArray[Any]] = dict(graph.constants)
         self._graph = graph
-        self._renamed: dict[str, str] = {}
-        self._before: dict[int, list[Node]] = {}
         self._position = {name: n for n, node in enumerate(graph.nodes) for name in node.outputs}
         self._users: dict[str, set[int]] = {}
         for position, node in enumerate(graph.nodes):
@@ -48,10 +45,6 @@ class Edit:
         """Whether one node alone reads a value, and the model does not give it out."""
         return len(self._users.get(name, ())) == 1 and name not in self._graph.outputs
 
-    def users(self, name: str) -> list[int]:
-        """Return the positions of the nodes that read a value."""
-        return sorted(self._users.get(name, ()))
-
     def replace(self, position: int, node: Node | None) -> None:
         """Put another node in the place of one, or none."""
         old = self.nodes[position]
@@ -67,45 +60,20 @@ class Edit:
             for name in node.outputs:
                 self._position[name] = position
 
-    def insert(self, position: int, node: Node, kind: TensorType) -> None:
-        """Put a node with one result before another one."""
-        self._before.setdefault(position, []).append(node)
-        self.types[node.outputs[0]] = kind
-        for name in node.inputs:
-            self._users.setdefault(name, set()).add(position)
-
     def constant(self, array: NDArray[Any]) -> str:
         """Add a constant and return its name."""
         array = np.asarray(array)
-        name = self.new_name()
+        name = self._new_name()
         self.constants[name] = array
         self.types[name] = type_of(array)
         return name
 
-    def new_name(self) -> str:
-        """Return a name that no value has."""
-        number = len(self.types)
-        while f"e{number}" in self.types:
-            number += 1
-        return f"e{number}"
-
-    def rename(self, old: str, new: str) -> None:
-        """Let everybody who reads `old` read `new`, which is the same."""
-        self._renamed[old] = new
-        self._users.setdefault(new, set()).update(self._users.pop(old, ()))
-
     def graph(self) -> Graph:
         """Return the changed graph, without what nobody needs."""
-        nodes: list[Node] = []
-        for position, node in enumerate(self.nodes):
-            nodes += [self._with_names(n) for n in self._before.get(position, ())]
-            if node is not None:
-                nodes.append(self._with_names(node))
-        outputs = tuple(self._name(name) for name in self._graph.outputs)
-        needed = {*outputs, *self._graph.inputs}
+        needed = {*self._graph.outputs, *self._graph.inputs}
         kept: list[Node] = []
-        for node in reversed(nodes):
-            if needed.intersection(node.outputs):
+        for node in reversed(self.nodes):
+            if node is not None and needed.intersection(node.outputs):
                 kept.append(node)
                 needed.update(node.inputs)
         made = {name for node in kept for name in node.outputs}
@@ -114,13 +82,12 @@ class Edit:
             types={name: kind for name, kind in self.types.items() if name in needed or name in made},
             constants={name: array for name, array in self.constants.items() if name in needed},
             inputs=self._graph.inputs,
-            outputs=outputs,
+            outputs=self._graph.outputs,
         )
 
-    def _with_names(self, node: Node) -> Node:
-        return msgspec.structs.replace(node, inputs=tuple(self._name(name) for name in node.inputs))
-
-    def _name(self, name: str) -> str:
-        while name in self._renamed:
-            name = self._renamed[name]
-        return name
+    def _new_name(self) -> str:
+        """Return a name that no value has."""
+        number = len(self.types)
+        while f"e{number}" in self.types:
+            number += 1
+        return f"e{number}"
