@@ -110,12 +110,13 @@ def release(version: str, counter: int, wasm: bytes) -> Bundle:
 def enrolled_device(folder: Path) -> Iterator[tuple["Device", Backend]]:
     """Give an enrolled device that does not run yet, and its fleet; everything ends with the context."""
     signing = Signing()
-    tls_port, open_port = free_ports(2)
+    tls_port, open_port, http_port = free_ports(3)
     with _broker(folder / "broker", signing, tls_port, open_port) as (pid, files):
         state = folder / "device"
         signing.enroll(state, f"mqtts://127.0.0.1:{tls_port}")
         for name, content in files.items():
             (identity_folder(state) / name).write_bytes(content)
+        (state / "policy.toml").write_text(f'http_address = "127.0.0.1:{http_port}"\n')
         agent, backend = Device(state, pid), Backend(f"mqtt://127.0.0.1:{open_port}", signing)
         try:
             yield agent, backend
