@@ -8,6 +8,7 @@ A value is a list of numbers, nested by the tensor's shape or flat; a model with
 the object away and give the value itself.
 """
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -15,10 +16,12 @@ import msgspec
 from controller.bundling.errors import TensorValueError, TestDataError
 from controller.bundling.values import Json, to_bytes
 from protocol.errors import MalformedError
+from protocol.limits import MAX_TENSOR_BYTES
 from protocol.manifest import FileRef, SelfTest
 from protocol.tensors import ModelSpec, TensorSpec
 
 MAX_TEST_DATA_BYTES = 256 * 1024 * 1024
+_MAX_INPUT_BYTES = 8 * MAX_TENSOR_BYTES
 _HINT = (
     'the format is {"inputs": [{"NAME": [numbers…]}, …], "outputs": [{"NAME": [numbers…]}, …]}; '
     '"outputs" may be left out'
@@ -81,6 +84,29 @@ def parse_test_data(
         atol=document.atol,
         rtol=document.rtol,
     )
+
+
+def read_vector(name: str, tensors: tuple[TensorSpec, ...]) -> Vector:
+    """Return one call's tensors from a file, or from stdin for -: JSON, or raw bytes in a .bin file.
+
+    Raises TestDataError.
+    """
+    try:
+        if name == "-":
+            raw = sys.stdin.buffer.read(_MAX_INPUT_BYTES + 1)
+        else:
+            with Path(name).open("rb") as opened:
+                raw = opened.read(_MAX_INPUT_BYTES + 1)
+    except OSError as error:
+        raise TestDataError(f"cannot read {name}: {error.strerror}", hint="give the path of the input") from error
+    if len(raw) > _MAX_INPUT_BYTES:
+        raise TestDataError(f"{name}: expected an input of at most {_MAX_INPUT_BYTES:,} bytes")
+    if name.endswith(".bin"):
+        if len(tensors) != 1 or len(raw) != tensors[0].size_bytes:
+            sizes = ", ".join(f"{t.name} {t.size_bytes:,}" for t in tensors)
+            raise TestDataError(f"{name}: expected the bytes of the only input ({sizes}), got {len(raw):,}")
+        return (raw,)
+    return parse_vector(raw, tensors, what=name)
 
 
 def parse_vector(raw: bytes, tensors: tuple[TensorSpec, ...], *, what: str) -> Vector:

@@ -11,6 +11,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from agent.runtime.errors import ModelError
 from compiler.section import read_plan_section
 from controller.benching.engines import (
     Limits,
@@ -25,9 +26,10 @@ from controller.benching.engines import (
 )
 from controller.benching.layers import LayerTime, folded_stacks, measure_layers
 from controller.bundling.compilation import DEVICES_FIRST, compile_file, is_onnx
-from controller.bundling.errors import ModelFileError
+from controller.bundling.errors import ModelFileError, refused_by_runtime
 from controller.bundling.preflight import sample_inputs
 from controller.bundling.source import ModelSource, read_source
+from controller.bundling.testdata import Vector, read_vector
 from controller.cli import compiling, options, wording
 from controller.cli.screen import Screen, facts
 from protocol.tensors import TensorSpec
@@ -79,6 +81,7 @@ def bench(  # noqa: PLR0913 - typer reads options from the signature
         Path | None,
         typer.Option("--flame", metavar="FILE", help="Write the layers as folded stacks for a flame graph."),
     ] = None,
+    input_file: options.InputFile = None,
     input_shape: compiling.InputShapes = None,
     input_value: compiling.InputValues = None,
     is_json: options.Json = False,
@@ -98,8 +101,7 @@ def bench(  # noqa: PLR0913 - typer reads options from the signature
         raise typer.BadParameter(f"{file.name} is compiled: layers and peers need the .onnx file")
     else:
         source = read_source(file)
-    with closing(load_module(source.wasm, source.spec)) as model:
-        inputs = sample_inputs(source, model)
+    inputs = _inputs(source, input_file)
     limits = measure_limits(rounds)
     engines = {"wasmfleet": ours(source.wasm, source.spec, inputs)}
     with ExitStack() as stack:
@@ -116,6 +118,19 @@ def bench(  # noqa: PLR0913 - typer reads options from the signature
     _show(screen, result, is_by_layer=is_by_layer)
     if flame is not None:
         screen.say(f"\nthe flame graph's stacks are in {flame}")
+
+
+def _inputs(source: ModelSource, input_file: str | None) -> Vector:
+    """Return the inputs of every call, on which the model ran once; raises TestDataError or PreflightError."""
+    try:
+        with closing(load_module(source.wasm, source.spec)) as model:
+            if input_file is None:
+                return sample_inputs(source, model)
+            inputs = read_vector(input_file, source.spec.inputs)
+            model.infer(inputs)
+            return inputs
+    except ModelError as error:
+        raise refused_by_runtime(source.file_name, error) from error
 
 
 def _peers(stack: ExitStack, screen: Screen, file: Path, feeds: "Feeds") -> dict[str, Run]:

@@ -29,5 +29,14 @@ SoakMs = Annotated[
 MemoryMib = Annotated[
     int, typer.Option("--memory-mib", metavar="MIB", min=1, max=4096, help="The most memory the module may take here.")
 ]
+InputFile = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="FILE|-",
+        help='JSON {"NAME": [numbers]} or a list for the only input; raw bytes in a .bin file; - reads JSON from '
+        "stdin. [default: seeded random numbers]",
+    ),
+]
 
 EVERYBODY = ("all",)

@@ -1,31 +1,26 @@
 """`fleetctl run`: tries a model once on this machine, without any fleet."""
 
-import sys
 import time
 from contextlib import closing
-from pathlib import Path
 from statistics import median
-from typing import Annotated
 
 import msgspec
-import typer
 
 from agent.runtime.errors import ModelError
 from agent.runtime.instance import LoadedModel
-from controller.bundling.errors import TestDataError, refused_by_runtime
+from controller.bundling.errors import refused_by_runtime
 from controller.bundling.preflight import load, sample_inputs
 from controller.bundling.source import ModelSource, read_source
-from controller.bundling.testdata import Vector, parse_vector
+from controller.bundling.testdata import Vector, read_vector
 from controller.bundling.values import Number, from_bytes
 from controller.cli import options, wording
 from controller.cli.screen import Screen, plain
-from protocol.limits import DEFAULT_MEMORY_CAP_BYTES, MAX_TENSOR_BYTES, MIB
+from protocol.limits import DEFAULT_MEMORY_CAP_BYTES, MIB
 from protocol.tensors import TensorSpec
 
 _DEFAULT_MEMORY_MIB = DEFAULT_MEMORY_CAP_BYTES // MIB
 _TIMED_CALLS = 9
 _TOP = 5
-_MAX_INPUT_BYTES = 8 * MAX_TENSOR_BYTES
 
 
 class OutputTensor(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,15 +45,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_model(
     file: options.ModelFile,
-    input_file: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            metavar="FILE|-",
-            help='JSON {"NAME": [numbers]} or a list for the only input; raw bytes in a .bin file; - reads JSON from '
-            "stdin. [default: seeded random numbers]",
-        ),
-    ] = None,
+    input_file: options.InputFile = None,
     memory_mib: options.MemoryMib = _DEFAULT_MEMORY_MIB,
     is_json: options.Json = False,
 ) -> None:
@@ -73,7 +60,7 @@ def run_model(
             if input_file is None:
                 inputs, origin = sample_inputs(source, model), "seeded random numbers"
             else:
-                inputs, origin = _read_input(input_file, source.spec.inputs), input_file
+                inputs, origin = read_vector(input_file, source.spec.inputs), input_file
             model.reset()
             outputs, latency_us = _run(model, inputs, is_stateful=source.spec.stateful)
             memory_bytes = model.memory_bytes
@@ -88,25 +75,6 @@ def run_model(
     )
     screen.document(result)
     _show(screen, result)
-
-
-def _read_input(name: str, tensors: tuple[TensorSpec, ...]) -> Vector:
-    try:
-        if name == "-":
-            raw = sys.stdin.buffer.read(_MAX_INPUT_BYTES + 1)
-        else:
-            with Path(name).open("rb") as opened:
-                raw = opened.read(_MAX_INPUT_BYTES + 1)
-    except OSError as error:
-        raise TestDataError(f"cannot read {name}: {error.strerror}", hint="give the path of the input") from error
-    if len(raw) > _MAX_INPUT_BYTES:
-        raise TestDataError(f"{name}: expected an input of at most {_MAX_INPUT_BYTES:,} bytes")
-    if name.endswith(".bin"):
-        if len(tensors) != 1 or len(raw) != tensors[0].size_bytes:
-            sizes = ", ".join(f"{t.name} {t.size_bytes:,}" for t in tensors)
-            raise TestDataError(f"{name}: expected the bytes of the only input ({sizes}), got {len(raw):,}")
-        return (raw,)
-    return parse_vector(raw, tensors, what=name)
 
 
 def _run(model: LoadedModel, inputs: Vector, *, is_stateful: bool) -> tuple[list[bytes], float]:

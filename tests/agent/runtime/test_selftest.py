@@ -151,6 +151,37 @@ def test_stateful_vectors_are_one_sequence(load: Load, text: Text) -> None:
         run_self_test(model, self_test(vectors, 3), vectors)
 
 
+TABLE = """(module (memory (export "memory") 1)
+  (func (export "fleet_input") (param i32) (result i32) (i32.const 0))
+  (func (export "fleet_output") (param i32) (result i32) (i32.const 0))
+  (func (export "fleet_infer") (result i32) (local $i i32)
+    (loop $next
+      (if (i32.ge_u (i32.load (i32.shl (local.get $i) (i32.const 2))) (i32.const %d)) (then unreachable))
+      (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 64))))
+    (i32.const 0)))"""
+"""A model that takes 64 places in a table of so many rows."""
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(10, 10), (9, 2), (2, 2), (1, 1)])
+def test_places_in_a_short_table_are_recorded_too(rows: int, expected: int) -> None:
+    """Where whole numbers name nothing, smaller ones are drawn."""
+    tensor = TensorSpec(name="t", datatype="INT32", shape=(64,))
+    model = load_model(assemble(TABLE % rows), (tensor,), (tensor,), Caps())
+    vectors = record_vectors(model, seed=1, count=2)
+    run_self_test(model, self_test(vectors, 2), vectors)
+    model.close()
+    assert set(range(expected)) == set(struct.unpack("<256i", vectors))
+
+
+def test_a_model_that_always_traps_says_so() -> None:
+    """No smaller number helps, and the trap is told."""
+    tensor = TensorSpec(name="t", datatype="INT32", shape=(64,))
+    model = load_model(assemble(TABLE % 0), (tensor,), (tensor,), Caps())
+    with pytest.raises(TrapError, match="unreachable"):
+        record_vectors(model, seed=1, count=1)
+    model.close()
+
+
 def test_unrepeatable_outputs_are_not_recorded(load: Load, text: Text) -> None:
     """Vectors of a model that answers differently each time would fail on every device."""
     keeps_state = """

@@ -58,6 +58,37 @@ def test_a_module_cannot_be_taken_apart(option: str) -> None:
     assert "need the .onnx file" in " ".join(done.stderr.split())
 
 
+@pytest.fixture
+def words() -> None:
+    """A model of two tables: of 200 words, and of 2 kinds of them."""
+    w = ModelWriter()
+    rows = [w.node("Gather", w.weights(n, 8), w.input(name, [1, 16], 7)) for name, n in (("ids", 200), ("kinds", 2))]
+    Path("words.onnx").write_bytes(w.model(w.node("Softmax", w.node("Add", *rows))))
+
+
+@pytest.mark.usefixtures("words")
+def test_a_model_of_indices_into_short_tables() -> None:
+    """It gets places that are there, and so do its layers and its peers."""
+    done = call("bench", "words.onnx", "--layers", "--peers", "--rounds", "1")
+    assert 0 == done.returncode, done.stderr
+    first = {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
+    assert {"wasmfleet", "onnxruntime", "Gather_0", "Gather_1", "Softmax_3"} <= first
+
+
+@pytest.mark.usefixtures("words")
+def test_inputs_of_a_file() -> None:
+    """A model that takes no random numbers gets what the user gives, and is told where it stops for others."""
+    good, bad = ({"ids": list(range(16)), "kinds": [kind] * 16} for kind in (1, 2))
+    Path("good.json").write_text(json.dumps(good))
+    Path("bad.json").write_text(json.dumps(bad))
+    done = call("bench", "words.onnx", "--input", "good.json", "--rounds", "1")
+    assert 0 == done.returncode, done.stderr
+    done = call("bench", "words.onnx", "--input", "bad.json", "--rounds", "1")
+    assert 1 == done.returncode
+    assert "words.onnx: trap in layer 'Gather_1'" in done.stderr
+    assert "--input" in done.stderr
+
+
 def test_a_profiling_module_computes_the_same() -> None:
     """With -1 it runs all layers once, else one of them as often as it is told, which may be never."""
     w = ModelWriter()
