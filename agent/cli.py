@@ -107,6 +107,11 @@ def _add_commands(command: _NewCommand) -> None:
     sub.add_argument("model", metavar="MODEL", help="the name of the model")
     sub.add_argument("--input", required=True, metavar="FILE", help=_INPUT_HELP)
     sub.add_argument("--json", action="store_true", help="print as JSON")
+    sub.add_argument(
+        "--start",
+        action="store_true",
+        help="let a stateful model forget the calls before; of several, before the first",
+    )
     sub.set_defaults(run=_infer)
 
     sub = command("captures", "list the inputs that were kept of calls that went wrong", "captures")
@@ -185,7 +190,7 @@ def _infer(arguments: argparse.Namespace) -> int:
         names = [tensor.name for tensor in client.metadata(arguments.model).inputs]
         if is_series(arguments.input):
             return _infer_series(client, arguments, names)
-        answer = client.infer(arguments.model, read_one(arguments.input, names))
+        answer = client.infer(arguments.model, read_one(arguments.input, names), sequence_start=arguments.start)
     _print(msgspec.json.encode(_as_json(answer)).decode() if arguments.json else _as_text(answer))
     return 0
 
@@ -193,13 +198,15 @@ def _infer(arguments: argparse.Namespace) -> int:
 def _infer_series(client: LocalClient, arguments: argparse.Namespace, names: list[str]) -> int:
     """Answer one set of inputs after another, each as soon as it is; one that fails does not end the rest."""
     failed = count = 0
+    is_first = True
     for where, inputs in read_series(arguments.input, names):
         count += 1
         problem: Exception | None = None
         try:
             if isinstance(inputs, InputFileError):
                 raise inputs
-            answer = client.infer(arguments.model, inputs)
+            answer = client.infer(arguments.model, inputs, sequence_start=is_first and arguments.start)
+            is_first = False
         except AgentNotRunningError:
             raise
         except (ClientError, InputFileError) as error:

@@ -47,6 +47,10 @@ class BadRequestError(ClientError):
     """The inputs do not fit the model."""
 
 
+class SequenceLostError(BadRequestError):
+    """A stateful model is not in the sequence of this call, or lost its state: start it again."""
+
+
 class InferenceFailedError(ClientError):
     """The model failed, or the agent."""
 
@@ -136,22 +140,40 @@ class LocalClient:
         with _understanding():
             return _metadata(self._get(f"/v2/models/{quote(model, safe='')}"))
 
-    def infer(self, model: str, inputs: Mapping[str, bytes | bytearray | memoryview | Values]) -> Answer:
-        """Run `model` on each input's raw little-endian bytes or numbers; raises ClientError."""
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, bytes | bytearray | memoryview | Values],
+        *,
+        sequence_id: int | str = 0,
+        sequence_start: bool = False,
+        sequence_end: bool = False,
+    ) -> Answer:
+        """Run `model` on each input's raw little-endian bytes or numbers; raises ClientError.
+
+        A stateful model forgets what came before when a call starts a sequence. If the calls of one have an id, other
+        calls in between are refused until one ends it or starts another.
+        """
+        marks = {"sequence_id": sequence_id, "sequence_start": sequence_start, "sequence_end": sequence_end}
+        parameters = {"binary_data_output": True, **{name: mark for name, mark in marks.items() if mark}}
         known = self._metadata.get(model)
         try:
-            return self._infer(model, inputs, known or self._learn(model))
+            return self._infer(model, inputs, known or self._learn(model), parameters)
+        except SequenceLostError:
+            raise
         except BadRequestError:
             # What was learnt may be of a release that has been replaced.
             if known is None or self._learn(model) == known:
                 raise
-            return self._infer(model, inputs, self._metadata[model])
+            return self._infer(model, inputs, self._metadata[model], parameters)
 
     def _learn(self, model: str) -> ModelMetadata:
         self._metadata[model] = self.metadata(model)
         return self._metadata[model]
 
-    def _infer(self, model: str, inputs: Mapping[str, Any], metadata: ModelMetadata) -> Answer:
+    def _infer(
+        self, model: str, inputs: Mapping[str, Any], metadata: ModelMetadata, parameters: dict[str, Any]
+    ) -> Answer:
         specs = {tensor.name: tensor for tensor in metadata.inputs}
         if unknown := sorted(set(inputs) - set(specs)):
             raise BadRequestError(f"unknown input {unknown[0]!r}: expected the inputs {', '.join(specs)}", "bad_input")
@@ -161,7 +183,7 @@ class LocalClient:
             described.append(tensor)
             if raw is not None:
                 tail.append(raw)
-        head = _as_json({"inputs": described, "parameters": {"binary_data_output": True}})
+        head = _as_json({"inputs": described, "parameters": parameters})
         headers = {HEADER_LENGTH: str(len(head)), "Content-Type": "application/octet-stream"}
         path = f"/v2/models/{quote(model, safe='')}/infer"
         body, length = self._send("POST", path, b"".join((head, *tail)), headers)
@@ -294,6 +316,7 @@ def _error(status: int, raw: bytes) -> ClientError:
     kinds: dict[str, type[ClientError]] = {
         "unknown_model": ModelNotActiveError,
         "overloaded": AgentBusyError,
+        "wrong_sequence": SequenceLostError,
     }
     kind = kinds.get(code, BadRequestError if 400 <= status < 500 else InferenceFailedError)
     return kind(message, code)

@@ -17,6 +17,7 @@
     ├── OverloadedError    too many callers wait for a model (`agent.serving.gate`)
     ├── RequestTimeoutError
     │                      a caller's turn did not come in time (`agent.serving.gate`)
+    ├── SequenceError      the call does not go on from where the model is (`agent.serving.sequences`)
     ├── NoSuchPathError    the local API has nothing at that path (`agent.serving.routes`)
     └── ClientError        the agent did not answer a local client as asked (`agent.client`)
 

@@ -12,6 +12,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -51,6 +52,16 @@ class CommitError(HostError):
     code = "not_serving"
 
 
+class StateLostError(HostError):
+    """The model no longer remembers what this call was to go on from; it did not run."""
+
+    code = "state_lost"
+
+
+START: Final = object()
+"""In place of a state: the model is to forget everything before the call."""
+
+
 class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     """An answer, and the release that gave it."""
 
@@ -59,6 +70,8 @@ class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     latency_us: int
     manifest: Manifest
     """Of the release that answered."""
+    state: object
+    """Stands for what a stateful model remembers now; as good as none for others."""
 
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,11 +187,14 @@ class ModelHost:
         """Return the manifest of the release that answers now; raises UnknownModelError."""
         return _serving(self._slot(model_name)).manifest
 
-    def infer(self, model_name: str, inputs: Sequence[bytes]) -> InferResult:
+    def infer(self, model_name: str, inputs: Sequence[bytes], state: object | None = None) -> InferResult:
         """Run the active release on one raw tensor for each input.
+
+        `state` is START, or the state that the call is to go on from; without it, whatever the model remembers.
 
         Raises:
             UnknownModelError: nothing is active.
+            StateLostError: the model does not remember `state`: it was swapped, reset or made anew.
             InputError: the tensors do not fit.
             ModelError: the release failed and there is no other to ask.
         """
@@ -186,15 +202,15 @@ class ModelHost:
         while True:
             slot = self._slot(model_name)
             try:
-                return self._answer(slot, inputs, start_ns)
+                return self._answer(slot, inputs, start_ns, state)
             except ModelClosedError:
                 # Swapped out twice since we read the slot: what answers now is in the new slot.
                 if self._slots.get(model_name) is slot:
                     raise
 
-    def _answer(self, slot: _Slot, inputs: Sequence[bytes], start_ns: int) -> InferResult:
+    def _answer(self, slot: _Slot, inputs: Sequence[bytes], start_ns: int, state: object | None) -> InferResult:
         try:
-            return self._run(_serving(slot), inputs, start_ns)
+            return self._run(_serving(slot), inputs, start_ns, state)
         except (InputError, ModelClosedError):
             raise
         except ModelError as fault:
@@ -204,14 +220,19 @@ class ModelHost:
             if slot.previous is None:
                 raise
             try:
-                return self._run(slot.previous, inputs, start_ns)
+                return self._run(slot.previous, inputs, start_ns, state)
             except InputError:
                 # The releases take other tensors: the caller's were right for the one that failed.
                 raise fault from None
 
-    def _run(self, resident: Resident, inputs: Sequence[bytes], start_ns: int) -> InferResult:
+    def _run(self, resident: Resident, inputs: Sequence[bytes], start_ns: int, state: object | None) -> InferResult:
         name, version, model = resident.manifest.model, resident.manifest.version, resident.model
         try:
+            if state is START:
+                model.reset()
+            remembered = model.state  # before the call: what is forgotten while it runs, the next one hears of
+            if state is not None and state is not START and state is not remembered:
+                raise StateLostError(f"{name}: the state of the calls before is gone")
             outputs = model.infer(inputs)
         except ModelClosedError:
             raise
@@ -222,7 +243,9 @@ class ModelHost:
             raise
         latency_us = (time.perf_counter_ns() - start_ns) // 1000
         self._meter.record(name, version, latency_us, model.memory_bytes)
-        return InferResult(version=version, outputs=outputs, latency_us=latency_us, manifest=resident.manifest)
+        return InferResult(
+            version=version, outputs=outputs, latency_us=latency_us, manifest=resident.manifest, state=remembered
+        )
 
     def _suspend(self, slot: _Slot, fault: ModelError) -> None:
         """Let the previous release answer, and tell of the fault if no other call has."""

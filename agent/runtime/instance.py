@@ -113,6 +113,8 @@ class LoadedModel:
         self._lock = threading.Lock()
         self._is_closed = False
         self._sandbox: Sandbox | None = None
+        self.state = object()
+        """Stands for what the model remembers: another object once it forgot, by a reset or with its instance."""
         try:
             self._sound_sandbox()
         except BaseException:
@@ -153,6 +155,7 @@ class LoadedModel:
             if not sandbox.can_reset:
                 self._discard()
                 return
+            self.state = object()
             try:
                 sandbox.reset()
             except ModelError:
@@ -198,6 +201,7 @@ class LoadedModel:
         return self._sandbox
 
     def _discard(self) -> None:
+        self.state = object()
         if self._sandbox is not None:
             self._peak_bytes = self.memory_bytes
             self._sandbox.close()

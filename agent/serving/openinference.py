@@ -20,7 +20,7 @@ from protocol.errors import MalformedError
 from protocol.manifest import Manifest
 from protocol.tensors import TensorSpec
 
-EXTENSIONS: Final = ("binary_tensor_data",)
+EXTENSIONS: Final = ("binary_tensor_data", "sequence")
 MAX_BATCH: Final = 256
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 _ARRAYS: Final[dict[str, type[list[Any]]]] = {
@@ -30,6 +30,8 @@ _ARRAYS: Final[dict[str, type[list[Any]]]] = {
     "FP64": list[float],
 }
 """What a JSON array of a datatype holds; of all others, integers."""
+_SequenceNumber = Annotated[int, msgspec.Meta(ge=0)]
+_SequenceName = Annotated[str, msgspec.Meta(max_length=128)]
 
 
 class InputParameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,10 +51,20 @@ class OutputParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class RequestParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """`binary_data_output` asks for all outputs behind the JSON, `timeout` is in microseconds."""
+    """`binary_data_output` asks for all outputs behind the JSON, `timeout` is in microseconds.
+
+    The rest is for stateful models: which calls belong together (0 and "" are no sequence), the first and the last.
+    """
 
     binary_data_output: bool = False
     timeout: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    sequence_id: _SequenceNumber | _SequenceName = 0
+    sequence_start: bool = False
+    sequence_end: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.sequence_id, int) and self.sequence_id >> 64:
+            raise ValueError("expected a sequence_id of at most 64 bits")
 
 
 class InferInput(msgspec.Struct, frozen=True, kw_only=True):

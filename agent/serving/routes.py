@@ -22,6 +22,7 @@ from agent.serving.openinference import (
     ErrorResponse,
     FaultReport,
     InferRequest,
+    RequestParameters,
     describe,
     encode_response,
     input_tensors,
@@ -29,6 +30,7 @@ from agent.serving.openinference import (
     parse_request,
     requested_outputs,
 )
+from agent.serving.sequences import SequenceError, Sequences
 from protocol.errors import LimitExceededError, MalformedError
 from protocol.manifest import Manifest
 
@@ -93,6 +95,7 @@ class Routes:
     ) -> None:
         self._host = host
         self._gate = gate or Gate()
+        self._sequences = Sequences(host)
         self._pages: dict[str, Callable[[], Reply]] = {
             "/v2": lambda: _json({"name": SERVER_NAME, "version": server_version, "extensions": EXTENSIONS}),
             "/v2/health/live": lambda: _json({"live": True}),
@@ -110,6 +113,8 @@ class Routes:
             return error_reply(404 if self._host.manifests() else 503, error)
         except NoSuchPathError as error:
             return error_reply(404, error)
+        except SequenceError as error:
+            return error_reply(409, error)
         except OverloadedError as error:
             return msgspec.structs.replace(error_reply(429, error), headers={"Retry-After": str(RETRY_AFTER_S)})
         except LimitExceededError as error:
@@ -176,7 +181,7 @@ class Routes:
             try:
                 items = input_tensors(asked.request, asked.binary, manifest)
                 with self._gate.turn(manifest.model, asked.until_s):
-                    results = [self._host.infer(manifest.model, item) for item in items]
+                    results = self._call(manifest, items, asked.request.parameters)
             except InputError:
                 newer = self._manifest(manifest.model, asked.version)
                 if newer.inputs == manifest.inputs:
@@ -187,6 +192,11 @@ class Routes:
                 if newer.inputs == manifest.inputs and all(result.manifest is newer for result in results):
                     return results
             manifest = newer
+
+    def _call(self, manifest: Manifest, items: list[list[bytes]], asked: RequestParameters) -> list[InferResult]:
+        if manifest.stateful:
+            return self._sequences.run(manifest.model, items, asked)
+        return [self._host.infer(manifest.model, item) for item in items]
 
     def _manifest(self, name: str, version: str | None) -> Manifest:
         manifest = self._host.manifest(name)

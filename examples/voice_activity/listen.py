@@ -2,8 +2,8 @@
 
     python examples/voice_activity/listen.py SOUND.wav [--state DIRECTORY]
 
-The model remembers what it heard; the agent keeps that memory in the module. Beside the new samples a call takes the
-last 64 of the call before.
+The model remembers what it heard; the agent keeps that memory in the module, and the first call clears it. Beside the
+new samples a call takes the last 64 of the call before.
 """
 
 import argparse
@@ -37,7 +37,8 @@ def probabilities(client: LocalClient, samples: "array[float]") -> Iterator[floa
     padded = array("f", bytes(4 * BEFORE)) + samples
     for start in range(0, len(samples) - CHUNK + 1, CHUNK):
         heard = padded[start : start + BEFORE + CHUNK]
-        yield client.infer(MODEL, {"input": heard.tobytes()}).outputs["output"].values[0]
+        answer = client.infer(MODEL, {"input": heard.tobytes()}, sequence_start=start == 0)
+        yield answer.outputs["output"].values[0]
 
 
 def segments(chunks: list[float]) -> Iterator[tuple[float, float]]:

@@ -186,7 +186,7 @@ def test_health_and_metadata_follow_the_protocol(raw: Raw, host: ModelHost) -> N
     assert (200, {"name": "digits", "ready": True}) == raw.ask("GET", "/v2/models/digits/ready")[::2]
     assert 200 == raw.ask("GET", "/v2/models/digits/versions/1.0.0/ready")[0]
     status, _, body = raw.ask("GET", "/v2")
-    assert (200, "fleet-agent", ["binary_tensor_data"]) == (status, body["name"], body["extensions"])
+    assert (200, "fleet-agent", ["binary_tensor_data", "sequence"]) == (status, body["name"], body["extensions"])
     assert {
         "name": "digits",
         "versions": ["1.0.0"],

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from agent.serving.service import LocalService
 from protocol.datatypes import ITEM_BYTES, Datatype
 from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
 from protocol.tensors import TensorSpec
-from tests.agent.serving.callers import Status, activate
+from tests.agent.serving.callers import RESET, SUM, Status, activate
 
 DTYPES: dict[Datatype, str] = {
     "BOOL": "bool",
@@ -176,6 +177,23 @@ def test_a_client_says_how_long_it_waits(host: ModelHost) -> None:
         client.infer("digits", [tensor("x", np.array([[1, 2]], "f4"))], timeout=1000)
     service.close()
     assert "504" == caught.value.status()
+
+
+def test_a_sequence_begins_and_ends(triton: InferenceServerClient, host: ModelHost) -> None:
+    """The client's own arguments start a sequence of a stateful model, keep others out and let the model go."""
+    activate(host, infer=SUM, reset=RESET)
+    given = [tensor("x", np.array([[1, 0]], "f4"))]
+
+    def total(**marks: Any) -> float:
+        return float(triton.infer("digits", given, **marks).as_numpy("y")[0, 0])
+
+    for name in (7, "camera"):
+        assert 1.0 == total(sequence_id=name, sequence_start=True)
+        assert 2.0 == total(sequence_id=name)
+        with pytest.raises(InferenceServerException, match="expected a call of the sequence"):
+            total(sequence_id=8)
+        assert 3.0 == total(sequence_id=name, sequence_end=True)
+    assert "sequence" in triton.get_server_metadata()["extensions"]
 
 
 def test_errors_carry_the_reason(triton: InferenceServerClient, host: ModelHost) -> None:
