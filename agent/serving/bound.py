@@ -38,6 +38,8 @@ MAX_WAITING_BYTES: Final = limits.MAX_METADATA_SET_BYTES
 GRACE_S: Final = 5.0
 """How long an answer in work may take to end when the agent stops."""
 COMPLAINT_PERIOD_S: Final = 60.0
+SEQUENCE: Final = "mqtt"
+"""The messages for a stateful model are one sequence, unless they name another: nobody else is mixed with them."""
 
 Answer = Callable[[Request], Reply]
 ManifestOf = Callable[[str], Manifest]
@@ -193,7 +195,7 @@ class _Asking:
         path = f"/v2/models/{binding.model}/infer"
         if binding.format == "raw":
             return self._ask_raw(binding.model, path, payload)
-        reply = self._answer(Request(method="POST", path=path, body=WholeBody(payload)))
+        reply = self._answer(Request(method="POST", path=path, body=WholeBody(payload), stream=SEQUENCE))
         if HEADER_LENGTH not in reply.headers:
             return reply
         return error_text(400, "expected JSON outputs to be asked for: a message has no place for others", "bad_input")
@@ -204,8 +206,10 @@ class _Asking:
             manifest = self._manifest(model)
             while True:
                 head = _head(manifest)
-                body = WholeBody(head + payload)
-                reply = self._answer(Request(method="POST", path=path, body=body, header_length=str(len(head))))
+                length, body = str(len(head)), WholeBody(head + payload)
+                reply = self._answer(
+                    Request(method="POST", path=path, body=body, header_length=length, stream=SEQUENCE)
+                )
                 known, manifest = manifest, self._manifest(model) if reply.status == 400 else manifest
                 if manifest is known:  # else another release was swapped in meanwhile, perhaps with other inputs
                     break

@@ -22,7 +22,6 @@ from agent.serving.openinference import (
     ErrorResponse,
     FaultReport,
     InferRequest,
-    RequestParameters,
     describe,
     encode_response,
     input_tensors,
@@ -69,6 +68,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     body: RequestBody
     header_length: str | None = None
     """The header that says where binary tensors begin."""
+    stream: str = ""
+    """The sequence of a request that names none and cannot be told to begin one."""
 
 
 class _Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +80,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     until_s: float
     version: str | None
     """The version that the path names."""
+    stream: str
 
 
 class NoSuchPathError(AgentError):
@@ -160,7 +162,9 @@ class Routes:
             asked, binary = parse_request(body, _header_length(request.header_length))
             if asked.parameters.timeout is not None:
                 until_s = min(until_s, time.monotonic() + min(asked.parameters.timeout, REQUEST_TIMEOUT_US) / 1e6)
-            results = self._run(_Asked(request=asked, binary=binary, until_s=until_s, version=version), manifest)
+            results = self._run(
+                _Asked(request=asked, binary=binary, until_s=until_s, version=version, stream=request.stream), manifest
+            )
         answered = results[0].manifest
         outputs = [b"".join(parts) for parts in zip(*(result.outputs for result in results), strict=True)]
         wanted = requested_outputs(asked, answered.outputs)
@@ -181,7 +185,7 @@ class Routes:
             try:
                 items = input_tensors(asked.request, asked.binary, manifest)
                 with self._gate.turn(manifest.model, asked.until_s):
-                    results = self._call(manifest, items, asked.request.parameters)
+                    results = self._call(manifest, items, asked)
             except InputError:
                 newer = self._manifest(manifest.model, asked.version)
                 if newer.inputs == manifest.inputs:
@@ -193,9 +197,9 @@ class Routes:
                     return results
             manifest = newer
 
-    def _call(self, manifest: Manifest, items: list[list[bytes]], asked: RequestParameters) -> list[InferResult]:
+    def _call(self, manifest: Manifest, items: list[list[bytes]], asked: _Asked) -> list[InferResult]:
         if manifest.stateful:
-            return self._sequences.run(manifest.model, items, asked)
+            return self._sequences.run(manifest.model, items, asked.request.parameters, asked.stream)
         return [self._host.infer(manifest.model, item) for item in items]
 
     def _manifest(self, name: str, version: str | None) -> Manifest:

@@ -14,11 +14,13 @@ import pytest
 from agent.bindings import Binding
 from agent.host import ModelHost
 from agent.mqtt import LinkDown, LinkUp, Message, Oversize
+from agent.serving.body import WholeBody
 from agent.serving.bound import MAX_MESSAGE_BYTES, MAX_WAITING, MAX_WAITING_BYTES, BoundInputs
 from agent.serving.gate import Gate
+from agent.serving.routes import Reply, Request
 from agent.serving.service import LocalService
 from tests.agent.rig import wait_for
-from tests.agent.serving.callers import SPIN, Status, activate
+from tests.agent.serving.callers import RESET, SPIN, SUM, Status, activate
 
 JSON = Binding(model="digits", subscribe="in/json", publish="out/json")
 RAW = Binding(model="digits", subscribe="in/raw", publish="out/raw", format="raw")
@@ -48,6 +50,9 @@ class Broker:
 class Inputs(BoundInputs):
     """Bindings, and short words to feed them."""
 
+    answer: Callable[[Request], Reply]
+    """What callers of the local API get."""
+
     def say(self, topic: str, payload: bytes) -> None:
         assert self.offer(Message(topic=topic, payload=payload))
 
@@ -72,6 +77,7 @@ def bind(host: ModelHost, broker: Broker) -> Iterator[Callable[..., Inputs]]:
     def bind(*bindings: Binding, gate: Gate | None = None) -> Inputs:
         service = LocalService([], host, Status, gate=gate)
         made.append(Inputs(bindings, service.answer, host.manifest, broker.publish))
+        made[-1].answer = service.answer
         made[-1].start()
         return made[-1]
 
@@ -216,6 +222,54 @@ def test_raw_follows_a_swap_to_other_inputs(bind: Callable[..., Inputs], broker:
     activate(host, "2.0.0", n=3)
     inputs.say("in/raw", struct.pack("<3f", 1, 2, 3))
     assert struct.pack("<2f", 2, 4) == broker.answers.get(timeout=20)[1][:8]
+
+
+def add(inputs: Inputs, broker: Broker, value: float, **marks: Any) -> float | str:
+    """Return what a stateful model answers to a message, or the error's code."""
+    inputs.say("in/json", request(value, 0, parameters=marks))
+    _, reply = broker.next()
+    return reply["code"] if "code" in reply else float(reply["outputs"][0]["data"][0])
+
+
+def test_messages_are_a_sequence_of_their_own(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
+    """Who tries a stateful model by hand does not disturb what a sensor's readings add up to, whatever their form."""
+    activate(host, infer=SUM, reset=RESET)
+    host.infer("digits", [struct.pack("<2f", 5, 0)])
+    inputs = bind(JSON, RAW)
+    assert [1.0, 3.0] == [add(inputs, broker, 1), add(inputs, broker, 2)]
+    inputs.say("in/raw", struct.pack("<2f", 3, 0))
+    assert ("out/raw", struct.pack("<2f", 6, 0)) == broker.answers.get(timeout=20)
+    body = WholeBody(request(9, 0))
+    reply = inputs.answer(Request(method="POST", path="/v2/models/digits/infer", body=body))
+    assert (409, True) == (reply.status, b"expected a call of the sequence 'mqtt', got one of none" in reply.body)
+    assert 7.0 == add(inputs, broker, 1)
+
+
+def test_messages_go_on_from_nothing_by_themselves(
+    bind: Callable[..., Inputs], broker: Broker, host: ModelHost
+) -> None:
+    """A sensor cannot be told to begin again: after an update and a fault the next reading is the first."""
+    trap_at_9 = "(if (f32.eq (f32.load (i32.const 0)) (f32.const 9)) (then unreachable))" + SUM
+    activate(host, infer=trap_at_9, reset=RESET)
+    inputs = bind(JSON)
+    assert [1.0, 3.0] == [add(inputs, broker, 1), add(inputs, broker, 2)]
+    activate(host, "2.0.0", infer=trap_at_9, reset=RESET)
+    assert [1.0, 3.0] == [add(inputs, broker, 1), add(inputs, broker, 2)]
+    assert ["trap", 1.0] == [add(inputs, broker, 9), add(inputs, broker, 1)]
+
+
+def test_message_may_say_where_its_sequence_begins(
+    bind: Callable[..., Inputs], broker: Broker, host: ModelHost
+) -> None:
+    """Marks of the message itself count, and a sequence that they name keeps the unnamed ones out until it ends."""
+    activate(host, infer=SUM, reset=RESET)
+    inputs = bind(JSON)
+    assert [1.0, 2.0] == [add(inputs, broker, 1), add(inputs, broker, 2, sequence_start=True)]
+    assert "wrong_sequence" == add(inputs, broker, 1, sequence_id="b")
+    assert 4.0 == add(inputs, broker, 4, sequence_id="b", sequence_start=True)
+    assert "wrong_sequence" == add(inputs, broker, 1)
+    assert 5.0 == add(inputs, broker, 1, sequence_id="b", sequence_end=True)
+    assert 1.0 == add(inputs, broker, 1)
 
 
 def test_raw_message_that_meets_a_swap_is_asked_again(host: ModelHost, broker: Broker) -> None:

@@ -1,6 +1,7 @@
 """A model that remembers, called over HTTP: one call after another, each on what the one before left."""
 
 import json
+import struct
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from agent.client import LocalClient, SequenceLostError
 from agent.host import InferResult, ModelHost
 from agent.runtime import Zygote
 from agent.serving.listeners import UnixListener
+from agent.serving.openinference import RequestParameters
+from agent.serving.sequences import IDLE_S, SequenceError, Sequences
 from agent.serving.service import LocalService
 from agent.usage import UsageMeter
 from tests.agent.serving.callers import RESET, SUM, Raw, Status, activate, request_body
@@ -137,6 +140,31 @@ def test_a_sequence_whose_state_is_gone_begins_again(raw: Raw, host: ModelHost, 
         assert gone in str(call(raw, 2, sequence_id=1))
         assert "expected a call that starts a sequence" in str(call(raw, 2, sequence_id=1))
     assert [2.0, 4.0] == [call(raw, 2), call(raw, 2)]
+
+
+def test_a_sequence_that_nobody_continues_keeps_nobody_out(host: ModelHost) -> None:
+    """After a minute without a call others come in; it goes on itself if none did, else it hears that it is over."""
+    activate(host, infer=SUM, reset=RESET)
+    now_s = 0.0
+    sequences = Sequences(host, lambda: now_s)
+    one = [[struct.pack("<2f", 1, 0)]]
+
+    def total(**marks: Any) -> float:
+        (result,) = sequences.run("digits", one, RequestParameters(**marks))
+        return float(struct.unpack("<2f", result.outputs[0])[0])
+
+    assert 1.0 == total(sequence_id=1, sequence_start=True)
+    now_s += IDLE_S * 2
+    assert 2.0 == total(sequence_id=1)
+    now_s += IDLE_S - 1
+    with pytest.raises(SequenceError, match="expected a call of the sequence 1, got one of none"):
+        total()
+    now_s += 1
+    with pytest.raises(SequenceError, match="expected a call that starts a sequence, got one of 2"):
+        total(sequence_id=2)
+    assert 3.0 == total()
+    with pytest.raises(SequenceError, match="expected a call that starts a sequence, got one of 1"):
+        total(sequence_id=1)
 
 
 class SwappingHost(ModelHost):
