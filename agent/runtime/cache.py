@@ -11,10 +11,12 @@ import hmac
 import logging
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -24,11 +26,13 @@ from agent import durable
 from agent.runtime.capacity import cpu_features, runtime_name
 from agent.runtime.compiled import Compiled
 from agent.runtime.engine import settings
-from agent.runtime.errors import CompileError, one_line
+from agent.runtime.errors import CompileError, DeviceMemoryError, one_line
 from protocol.limits import STACK_CLASSES_KIB
 
 COMPILE_MEMORY_BYTES: Final = 1 << 30
 COMPILE_TIMEOUT_S: Final = 600.0
+COMPILE_PAUSES_S: Final = (2.0, 8.0)
+"""How long to wait before each further try when the kernel killed the compiler: memory may be free again soon."""
 MIN_KEY_BYTES: Final = 16
 _CODE, _MAC, _DRAFT = ".cwasm", ".mac", ".draft"
 DOES_NOT_COMPILE: Final = 3
@@ -50,6 +54,7 @@ class ModuleCache:
         *,
         compile_memory_bytes: int = COMPILE_MEMORY_BYTES,
         compile_timeout_s: float = COMPILE_TIMEOUT_S,
+        compile_pauses_s: Sequence[float] = COMPILE_PAUSES_S,
     ) -> None:
         if len(mac_key) < MIN_KEY_BYTES:
             raise ValueError(f"expected a key of at least {MIN_KEY_BYTES} bytes, got {len(mac_key)}")
@@ -58,6 +63,7 @@ class ModuleCache:
         self._mac_key = mac_key
         self._compile_memory_bytes = compile_memory_bytes
         self._compile_timeout_s = compile_timeout_s
+        self._compile_pauses_s = compile_pauses_s
 
     def find(self, wasm: bytes, stack_kib: int) -> Compiled | None:
         """Return the compiled form of `wasm`, mapped, if there is a sound one."""
@@ -81,7 +87,9 @@ class ModuleCache:
     def add(self, wasm: bytes, stack_kib: int) -> Compiled | None:
         """Compile `wasm` in a process of its own and return it, mapped; None when the disk does not take it.
 
-        Raises CompileError when the module does not compile within the limits.
+        Raises:
+            CompileError: the module does not compile within the limits.
+            DeviceMemoryError: the device has too little free memory to compile it now.
         """
         path = self._path(wasm, stack_kib)
         try:
@@ -113,10 +121,25 @@ class ModuleCache:
         return mac.digest()
 
     def _compile(self, wasm: bytes, stack_kib: int, output: Path) -> None:
-        """Compile in a process of its own; raises CompileError, or OSError when the machine does not let us."""
+        """Compile in a process of its own; raises ModelError, or OSError when the machine does not let us."""
+        for pause_s in (0.0, *self._compile_pauses_s):
+            if pause_s:
+                _log.warning("the compiler was killed: memory is short on the device; it tries again in %g s", pause_s)
+                time.sleep(pause_s)
+            done = self._run_compiler(wasm, stack_kib, output)
+            if done.returncode != -signal.SIGKILL:  # none of our limits ends it so: only the kernel does
+                self._judge(done)
+                return
+        raise DeviceMemoryError(
+            f"expected enough free memory on the device to compile the module, "
+            f"the compiler was killed (signal 9) {len(self._compile_pauses_s) + 1} times. "
+            "Free some memory on the device, then deploy the release again"
+        )
+
+    def _run_compiler(self, wasm: bytes, stack_kib: int, output: Path) -> "subprocess.CompletedProcess[bytes]":
         command = (sys.executable, "-P", "-m", _COMPILER, str(stack_kib), str(self._compile_memory_bytes), str(output))
         try:
-            done = subprocess.run(  # noqa: S603 - our own module, with numbers and a path of our own
+            return subprocess.run(  # noqa: S603 - our own module, with numbers and a path of our own
                 command,
                 input=wasm,
                 capture_output=True,
@@ -127,6 +150,9 @@ class ModuleCache:
             )
         except subprocess.TimeoutExpired:
             raise CompileError(f"expected a module that compiles within {self._compile_timeout_s:g} s") from None
+
+    def _judge(self, done: "subprocess.CompletedProcess[bytes]") -> None:
+        """Raise what the end of the compiler means, unless it succeeded."""
         if done.returncode == DOES_NOT_COMPILE:
             raise CompileError(f"the module does not compile: {done.stdout.decode(errors='replace')}")
         if done.returncode == DISK_FAILED:

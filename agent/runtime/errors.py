@@ -14,7 +14,8 @@
     ├── SelfTestError           its outputs are not those that the release promises
     ├── InputError              the caller's tensors do not fit the model
     ├── ModelClosedError        the model was closed before the call began
-    └── ProcessStartError       the machine does not let us start a process for the model
+    ├── ProcessStartError       the machine does not let us start a process for the model
+    └── DeviceMemoryError       the device has too little free memory for it now
 
 Each class carries a stable `code`: it is what a receipt, a telemetry counter and a test name.
 """
@@ -131,6 +132,12 @@ class ProcessStartError(ModelError):
     """The machine does not let us start a process for the model."""
 
     code = "process_start"
+
+
+class DeviceMemoryError(ModelError):
+    """The device has too little free memory for it now; nothing is known against the model."""
+
+    code = "out_of_memory"
 
 
 def printable(name: str) -> str:

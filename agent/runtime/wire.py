@@ -9,6 +9,7 @@ from agent.runtime.errors import (
     AbiError,
     CompileError,
     DeadlineError,
+    DeviceMemoryError,
     FaultError,
     InputError,
     MemoryCapError,
@@ -33,6 +34,7 @@ _PLAIN: Final[dict[str, type[ModelError]]] = {
     for kind in (
         AbiError,
         CompileError,
+        DeviceMemoryError,
         InputError,
         MemoryCapError,
         ModelClosedError,

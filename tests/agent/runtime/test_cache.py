@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from agent.runtime import Caps, ModuleCache, assemble, cpu_features, load_model
-from agent.runtime.errors import AbiError, CompileError, MemoryCapError, TrapError
+from agent.runtime.errors import AbiError, CompileError, DeviceMemoryError, MemoryCapError, TrapError
 from protocol.tensors import TensorSpec
+from tests.agent.processes import COMPILER, children, killing
 
 Text = Callable[..., str]
 KEY = bytes(range(32))
@@ -199,6 +200,27 @@ def test_compiler_has_a_time_limit(folder: Path, text: Text) -> None:
     assert {} == files(folder)
 
 
+def test_compiler_that_the_kernel_killed_is_started_again(folder: Path, text: Text) -> None:
+    """Memory was short for a moment: the module is as good as before."""
+    cache = ModuleCache(folder, KEY, compile_pauses_s=(0.01, 0.01))
+    with killing(os.getpid(), COMPILER, times=2) as killed:
+        assert DOUBLED == run(assemble(text(more=MANY_FUNCTIONS)), cache)
+    assert 2 == len(killed)
+
+
+def test_compiler_that_is_killed_each_time_is_the_devices_fault(folder: Path, text: Text) -> None:
+    """The error says that memory is short, not that the module is bad, and no file is left."""
+    cache = ModuleCache(folder, KEY, compile_pauses_s=(0.01, 0.01))
+    with (
+        killing(os.getpid(), COMPILER) as killed,
+        pytest.raises(DeviceMemoryError, match=r"killed \(signal 9\) 3 times\. Free some memory") as caught,
+    ):
+        run(assemble(text(more=MANY_FUNCTIONS)), cache)
+    assert "out_of_memory" == caught.value.code
+    assert 3 == len(killed)
+    assert {} == files(folder)
+
+
 def test_compiler_is_polite(folder: Path, text: Text) -> None:
     """Compiling takes what others leave: idle processors, low priority, first to die when memory is short."""
     wasm = assemble(text(more=MANY_FUNCTIONS))
@@ -224,18 +246,6 @@ def test_compiler_insists_after_a_while() -> None:
         print(os.sched_getscheduler(0), os.nice(0))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert f"{os.SCHED_OTHER} 10" == done.stdout.strip()
-
-
-def children(parent: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[1]) == parent:
-            found.append(int(path.parent.name))
-    return found
 
 
 def manners(pid: int) -> tuple[int, int, int] | None:
