@@ -122,9 +122,7 @@ class Daemon:
         self._downloads = Downloads(self._files, identity.topics, around, rng)
         self._telemetry = Telemetry(self._meter, session=self._session, now_ms=self._clock.wall_ms())
         self._service = LocalService(listeners(state_dir / SOCKET_NAME, policy.http_address), self._host, self.status)
-        self._bound = BoundInputs(
-            policy.bindings, self._service.answer, self._host.manifest, self._link.publish_in_turn
-        )
+        self._bound = BoundInputs(self._service.answer, self._host.manifest, self._link)
         self._backlog = self._store.backlog()
         self._kinds: dict[str, Document | Literal["ack"]] = {}
         self._link_problem: str | None = None
@@ -184,7 +182,7 @@ class Daemon:
         if self._store.problem:
             self._make_room()  # perhaps it is ours to make
         self._service.start()
-        self._bound.start()
+        self._bound.bind(self._policy.bindings)
         self._systemd.ready(self._summary())
         topics, device = self._identity.topics, self._identity.device_id
         own: dict[str, tuple[Document | Literal["ack"], int]] = {
@@ -194,7 +192,7 @@ class Daemon:
             topics.ack(device): ("ack", limits.MAX_ACK_BYTES),
         }
         self._kinds = {topic: kind for topic, (kind, _) in own.items()}
-        self._link.subscribe({**self._bound.topics, **{topic: size for topic, (_, size) in own.items()}})
+        self._link.subscribe({topic: size for topic, (_, size) in own.items()})
         self._telemetry_taken_ms = self._now_ms()
         self._link.start()
 
@@ -323,6 +321,7 @@ class Daemon:
             self._captures.allow(policy.max_captures, policy.max_captures_bytes)
             self._installer.capacity = self._uplink.capacity = capacity_of(policy)
             self._files.quota_bytes = policy.disk_quota_bytes
+            self._bound.bind(policy.bindings)
             self._executor.enforce_policy(self._core.state)
             self._core.post(PolicyRead())
             self._core.has_announcement = True

@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -117,14 +117,17 @@ class Link:
         self._lasting |= topics
         self._send_subscribe(topics)
 
+    def unsubscribe(self, topics: Collection[str]) -> None:
+        """Hear these topics no more."""
+        self._lasting = {topic: limit for topic, limit in self._lasting.items() if topic not in topics}
+        self._send_unsubscribe(topics)
+
     def listen(self, topics: dict[str, int]) -> None:
         """Hear exactly these further topics from now on."""
         gone = [topic for topic in self._window if topic not in topics]
         new = {topic: limit for topic, limit in topics.items() if topic not in self._window}
         self._window = dict(topics)
-        client = self._client
-        if client and self._is_connected and gone:
-            client.unsubscribe(gone)
+        self._send_unsubscribe(gone)
         self._send_subscribe(new)
 
     def resubscribe(self) -> None:
@@ -307,6 +310,11 @@ class Link:
         client = self._client
         if client and self._is_connected and topics:
             client.subscribe([(topic, 1) for topic in topics])
+
+    def _send_unsubscribe(self, topics: Collection[str]) -> None:
+        client = self._client
+        if client and self._is_connected and topics:
+            client.unsubscribe(list(topics))
 
 
 class _Client(Client):

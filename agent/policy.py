@@ -54,7 +54,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Models that answer what is published on topics of the broker."""
 
 
-AT_ONCE: Final = frozenset({"max_captures", "max_captures_bytes", "max_model_memory_bytes", "disk_quota_bytes"})
+AT_ONCE: Final = frozenset(
+    {"max_captures", "max_captures_bytes", "max_model_memory_bytes", "disk_quota_bytes", "bindings"}
+)
 """What a running agent follows when it reads the policy again; the rest waits for its next start."""
 
 

@@ -9,8 +9,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, Protocol
 
 import msgspec
 
@@ -44,28 +44,44 @@ SEQUENCE: Final = "mqtt"
 Answer = Callable[[Request], Reply]
 ManifestOf = Callable[[str], Manifest]
 """The manifest of the release of a model that answers now; raises UnknownModelError."""
-Publish = Callable[[str, bytes], bool]
-"""Sends a message, waits while too many are under way, and says whether there was a connection."""
+
+
+class Broker(Protocol):
+    """What a binding needs of the link to the broker."""
+
+    def subscribe(self, topics: dict[str, int]) -> None:
+        """Hear these topics, each with its largest message."""
+
+    def unsubscribe(self, topics: Collection[str]) -> None:
+        """Hear them no more."""
+
+    def publish_in_turn(self, topic: str, payload: bytes) -> bool:
+        """Send a message, wait while too many are under way, and say whether there was a connection."""
+
 
 _log = logging.getLogger(__name__)
 
 
 class BoundInputs:
-    """All bindings of a device, from `start` to `close`."""
+    """All bindings of a device, from the first `bind` to `close`."""
 
-    def __init__(self, bindings: Sequence[Binding], answer: Answer, manifest: ManifestOf, publish: Publish) -> None:
-        asking = _Asking(answer, manifest)
-        self._bound = tuple(_Bound(binding, asking, publish) for binding in bindings)
+    def __init__(self, answer: Answer, manifest: ManifestOf, broker: Broker) -> None:
+        self._asking = _Asking(answer, manifest)
+        self._broker = broker
+        self._bound: tuple[_Bound, ...] = ()
 
-    @property
-    def topics(self) -> dict[str, int]:
-        """The topics to subscribe to, each with its largest message."""
-        return {bound.binding.subscribe: MAX_MESSAGE_BYTES for bound in self._bound}
-
-    def start(self) -> None:
-        """Begin to answer."""
-        for bound in self._bound:
-            bound.start()
+    def bind(self, bindings: Sequence[Binding]) -> None:
+        """Answer for these bindings from now on, and for no others; what stays keeps its messages and its counts."""
+        old = {bound.binding: bound for bound in self._bound}
+        new = {each: old.get(each) or _Bound(each, self._asking, self._broker.publish_in_turn) for each in bindings}
+        heard, wanted = ({binding.subscribe for binding in each} for each in (old, new))
+        self._broker.unsubscribe(heard - wanted)
+        self._bound = tuple(new.values())
+        for binding in new.keys() - old.keys():
+            new[binding].start()
+        for binding in old.keys() - new.keys():
+            old[binding].end()  # its call in work ends by itself: the main loop does not wait
+        self._broker.subscribe(dict.fromkeys(wanted - heard, MAX_MESSAGE_BYTES))
 
     def offer(self, event: LinkEvent) -> bool:
         """Take what came on a topic of ours, at once; return False when it is none."""
@@ -92,7 +108,7 @@ class BoundInputs:
 class _Bound:
     """One binding: what waits, and the thread that answers it."""
 
-    def __init__(self, binding: Binding, asking: "_Asking", publish: Publish) -> None:
+    def __init__(self, binding: Binding, asking: "_Asking", publish: Callable[[str, bytes], bool]) -> None:
         self.binding = binding
         self._asking = asking
         self._publish = publish

@@ -1,13 +1,16 @@
 """The owner of a device lowers its policy: what is installed obeys it too, with a reason, and never by a crash loop."""
 
 import signal
+import struct
 from collections.abc import Callable
 
 import pytest
 
 from agent.client import ClientError
+from controller.broker import BrokerProcess
 from tests.agent.rig import Agent, Backend, wait_for
 from tests.agent.signing import Bundle, bundle
+from tests.contracts.conftest import Peer
 
 pytestmark = pytest.mark.needs("mosquitto")
 
@@ -120,3 +123,25 @@ def test_signal_changes_at_once_what_is_promised_and_nothing_else(agent: Agent, 
 def _limits(backend: Backend) -> tuple[int, int] | None:
     capacity = backend.liveness[-1].capacity
     return None if capacity is None else (capacity.max_model_memory_bytes, capacity.max_deadline_ms)
+
+
+def test_bindings_follow_at_once(agent: Agent, backend: Backend, broker: BrokerProcess) -> None:
+    """A binding that is added answers after a SIGHUP, one that is taken away does not any more, and nothing waits."""
+    install(agent, backend, SMALL)
+    plant = f"plant-{backend.topics.prefix}"
+    policy = agent.state_dir / "policy.toml"
+    with Peer(broker.url, "5") as sensor:
+        sensor.subscribe(f"{plant}/out")
+        for topic, reading in (("first", 1.0), ("second", 2.0)):
+            sensor.publish(f"{plant}/{topic}", struct.pack("<f", reading), retain=True)
+            policy.write_text(
+                f'[[bindings]]\nmodel = "scale"\nsubscribe = "{plant}/{topic}"\npublish = "{plant}/out"\nformat = "raw"'
+            )
+            by_signal(agent)
+            assert [struct.pack("<f", 2 * reading)] == [message.payload for message in sensor.receive()]
+        sensor.publish(f"{plant}/first", struct.pack("<f", 3.0))
+        sensor.publish(f"{plant}/second", struct.pack("<f", 4.0))
+        assert [struct.pack("<f", 8.0)] == [message.payload for message in sensor.receive()]
+    (counts,) = agent.status()["bindings"]
+    assert f"{plant}/second" == counts["subscribe"]
+    assert "wait for the next start" not in agent.log()

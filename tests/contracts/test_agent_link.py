@@ -67,6 +67,17 @@ def test_it_hears_what_is_retained_for_it(device, connect, prefix):
     assert Oversize(topic=f"{prefix}/tuf/metadata", size_bytes=101, limit_bytes=100) == device.next(Oversize)
 
 
+def test_what_it_unsubscribes_from_is_heard_no_more(device, connect, prefix):
+    """Of two topics only the one that is left is heard, also after everything is subscribed again."""
+    device.link.subscribe({f"{prefix}/in": 10, f"{prefix}/other": 10})
+    device.link.unsubscribe({f"{prefix}/other"})
+    device.link.resubscribe()
+    sender = connect()
+    for topic in ("other", "in"):
+        sender.publish(f"{prefix}/{topic}", b"reading", retain=True)
+    assert Message(topic=f"{prefix}/in", payload=b"reading") == device.next(Message)
+
+
 def test_a_window_fetches_a_blob(device, connect, prefix):
     """60 chunks of 64 KiB come through a window of eight exact topics."""
     chunks = [os.urandom(64 * KIB) for _ in range(60)]

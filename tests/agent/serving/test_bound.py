@@ -6,7 +6,7 @@ import queue
 import re
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
@@ -33,10 +33,18 @@ class Broker:
     def __init__(self) -> None:
         self.answers: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self.is_there = True
+        self.topics: set[str] = set()
         self.takes = threading.Event()
         self.takes.set()
 
-    def publish(self, topic: str, payload: bytes) -> bool:
+    def subscribe(self, topics: dict[str, int]) -> None:
+        assert {MAX_MESSAGE_BYTES} >= set(topics.values())
+        self.topics |= topics.keys()
+
+    def unsubscribe(self, topics: Collection[str]) -> None:
+        self.topics -= set(topics)
+
+    def publish_in_turn(self, topic: str, payload: bytes) -> bool:
         assert self.takes.wait(20)
         if self.is_there:
             self.answers.put((topic, payload))
@@ -76,9 +84,9 @@ def bind(host: ModelHost, broker: Broker) -> Iterator[Callable[..., Inputs]]:
 
     def bind(*bindings: Binding, gate: Gate | None = None) -> Inputs:
         service = LocalService([], host, Status, gate=gate)
-        made.append(Inputs(bindings, service.answer, host.manifest, broker.publish))
+        made.append(Inputs(service.answer, host.manifest, broker))
         made[-1].answer = service.answer
-        made[-1].start()
+        made[-1].bind(bindings)
         return made[-1]
 
     yield bind
@@ -178,7 +186,6 @@ def test_message_that_the_link_did_not_take_is_answered_too(
     """Who sends too much hears it."""
     inputs = bind(JSON, RAW)
     for topic in ("in/json", "in/raw"):
-        assert MAX_MESSAGE_BYTES == inputs.topics[topic]
         assert inputs.offer(Oversize(topic=topic, size_bytes=5_000_000, limit_bytes=MAX_MESSAGE_BYTES))
     topic, error = broker.next()
     assert ("out/json", "limit_exceeded") == (topic, error["code"])
@@ -283,8 +290,8 @@ def test_raw_message_that_meets_a_swap_is_asked_again(host: ModelHost, broker: B
         next(swaps, lambda: None)()
         return known
 
-    inputs = Inputs([RAW], service.answer, manifest_and_swap, broker.publish)
-    inputs.start()
+    inputs = Inputs(service.answer, manifest_and_swap, broker)
+    inputs.bind([RAW])
     inputs.say("in/raw", struct.pack("<3f", 1, 2, 3))
     inputs.wait((1, 0, 0, 0))
     inputs.close()
@@ -370,7 +377,6 @@ def test_other_topics_are_not_taken(bind: Callable[..., Inputs]) -> None:
     inputs = bind(JSON)
     for event in (Message(topic="in/json/x", payload=b""), LinkUp(), LinkDown(reason="gone")):
         assert not inputs.offer(event)
-    assert {"in/json": MAX_MESSAGE_BYTES} == inputs.topics
 
 
 def test_closing_ends_with_the_answer_in_work(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
@@ -393,8 +399,30 @@ def test_closing_ends_with_the_answer_in_work(bind: Callable[..., Inputs], broke
     assert not closing.is_alive()
 
 
-def test_device_without_bindings_starts_no_thread(bind: Callable[..., Inputs]) -> None:
+def test_bindings_can_be_changed_while_they_answer(
+    bind: Callable[..., Inputs], broker: Broker, host: ModelHost
+) -> None:
+    """What stays goes on with its counts, what is new begins, what is gone is not heard and its thread ends."""
+    activate(host)
+    inputs = bind(JSON)
+    inputs.say("in/json", request(1, 2))
+    broker.next()
+    inputs.wait((1, 0, 0, 0))
+    inputs.bind([RAW, JSON])
+    inputs.say("in/raw", struct.pack("<2f", 1, 2))
+    assert "out/raw" == broker.answers.get(timeout=20)[0]
+    assert (1, 0, 0, 0) == inputs.counts(1)
+    (thread,) = [bound._thread for bound in inputs._bound if bound.binding == JSON]
+    inputs.bind([RAW])
+    thread.join(20)
+    assert not thread.is_alive()
+    assert not inputs.offer(Message(topic="in/json", payload=request(1, 2)))
+    assert {"in/raw"} == broker.topics
+    inputs.wait((1, 0, 0, 0))
+
+
+def test_device_without_bindings_starts_no_thread(bind: Callable[..., Inputs], broker: Broker) -> None:
     """Who binds nothing pays nothing."""
     before = threading.active_count()
     inputs = bind()
-    assert (before, (), {}) == (threading.active_count(), inputs.statuses(), inputs.topics)
+    assert (before, (), set()) == (threading.active_count(), inputs.statuses(), broker.topics)
