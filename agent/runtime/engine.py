@@ -10,6 +10,7 @@ from typing import Any
 from wasmtime import Config, Engine
 
 from agent.runtime.deadline import EpochClock
+from agent.runtime.stack import provide_stacks
 from protocol.limits import STACK_CLASSES_KIB
 
 FEATURES = ("simd128", "relaxed_simd")
@@ -28,10 +29,12 @@ class ClockedEngine:
 
 
 def engine_for(stack_kib: int) -> ClockedEngine:
-    """Return the engine of a stack class."""
+    """Return the engine of a stack class; the first of a process sees to it that there are stacks for all of them."""
     if stack_kib not in STACK_CLASSES_KIB:
         raise ValueError(f"expected stack_kib in {STACK_CLASSES_KIB}, got {stack_kib}")
     with _lock:
+        if not _clocked:
+            provide_stacks()
         if stack_kib not in _clocked:
             _clocked[stack_kib] = ClockedEngine(stack_kib)
         return _clocked[stack_kib]

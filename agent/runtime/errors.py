@@ -15,6 +15,7 @@
     ├── InputError              the caller's tensors do not fit the model
     ├── ModelClosedError        the model was closed before the call began
     ├── ProcessStartError       the machine does not let us start a process for the model
+    ├── StackLimitError         the system gives a program less stack than the model may use
     └── DeviceMemoryError       the device has too little free memory for it now
 
 Each class carries a stable `code`: it is what a receipt, a telemetry counter and a test name.
@@ -132,6 +133,12 @@ class ProcessStartError(ModelError):
     """The machine does not let us start a process for the model."""
 
     code = "process_start"
+
+
+class StackLimitError(ModelError):
+    """The system gives a program less stack than the model may use; nothing is known against the model."""
+
+    code = "stack_limit"
 
 
 class DeviceMemoryError(ModelError):

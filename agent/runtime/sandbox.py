@@ -15,6 +15,7 @@ from agent.runtime.call import Call
 from agent.runtime.deadline import Watch, ticks_for
 from agent.runtime.engine import engine_for
 from agent.runtime.errors import AbiError, InputError, MemoryCapError, ModelError, StatusError, one_line
+from agent.runtime.stack import check_stack
 from agent.runtime.traps import explain_trap
 from protocol.limits import DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_CAP_BYTES, DEFAULT_STACK_KIB
 from protocol.tensors import TensorSpec
@@ -55,6 +56,7 @@ class ThreadSandbox:
         self._tensors = (*terms.inputs, *terms.outputs)
         self._input_count = len(terms.inputs)
         clocked = engine_for(terms.caps.stack_kib)
+        check_stack(terms.caps.stack_kib)
         self._store = Store(clocked.engine)
         self._watch = Watch(clocked.clock)
         try:

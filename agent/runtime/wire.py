@@ -18,6 +18,7 @@ from agent.runtime.errors import (
     ProcessDiedError,
     ProcessStartError,
     SelfTestError,
+    StackLimitError,
     StackOverflowError,
     StatusError,
     TrapError,
@@ -40,6 +41,7 @@ _PLAIN: Final[dict[str, type[ModelError]]] = {
         ModelClosedError,
         ProcessStartError,
         SelfTestError,
+        StackLimitError,
         UndeclaredImportError,
     )
 }

@@ -104,20 +104,25 @@ def test_clock_rests_and_starts_again(load: Load) -> None:
 
 
 @pytest.mark.parametrize("thread", ["main", "another"])
-def test_small_stack_limit_of_the_system_does_not_let_a_model_crash_the_process(thread: str, text: Text) -> None:
-    """Where the system gives 512 KiB of stack, recursion in the largest class is still an error and not a crash."""
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("-S -s 512", "StackOverflowError"), ("-s 512", "StackLimitError"), ("-s 1280", "StackOverflowError")],
+)
+def test_small_stack_limit_of_the_system_does_not_let_a_model_crash_the_process(
+    thread: str, limit: str, expected: str, text: Text
+) -> None:
+    """Recursion in the largest class is an error and not a crash; where the limit cannot be raised, it is refused."""
     wat = text("(call $deep) (i32.const 0)", more="(func $deep (call $deep))")
     code = f"""if True:
         import threading
-        from agent.runtime import Caps, assemble, load_model, provide_stacks
+        from agent.runtime import Caps, ModelError, assemble, load_model
         from protocol.tensors import TensorSpec
-        provide_stacks()
         x = (TensorSpec(name="x", datatype="FP32", shape=(2,)),)
-        model = load_model(assemble({wat!r}), x, x, Caps(stack_kib=1024))
+        load_model(assemble({wat!r}), x, x, Caps(stack_kib=64)).close()
         def call():
             try:
-                model.infer([bytes(8)])
-            except Exception as error:
+                load_model(assemble({wat!r}), x, x, Caps(stack_kib=1024)).infer([bytes(8)])
+            except ModelError as error:
                 print(type(error).__name__)
         if {thread!r} == "main":
             call()
@@ -125,6 +130,6 @@ def test_small_stack_limit_of_the_system_does_not_let_a_model_crash_the_process(
             other = threading.Thread(target=call)
             other.start()
             other.join()"""
-    argv = ["/bin/sh", "-c", 'ulimit -S -s 512; exec "$0" -c "$1"', sys.executable, code]
+    argv = ["/bin/sh", "-c", f'ulimit {limit}; exec "$0" -c "$1"', sys.executable, code]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert (0, "StackOverflowError") == (done.returncode, done.stdout.strip())
+    assert (0, expected) == (done.returncode, done.stdout.strip())
