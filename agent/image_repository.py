@@ -19,9 +19,9 @@ from tuf.api.exceptions import (
     UnsignedMetadataError,
 )
 from tuf.api.metadata import Metadata, Root, Targets
-from tuf.ngclient import FetcherInterface, Updater
 
 from agent import durable, faults
+from agent.tuf_client import FetcherInterface, Updater
 from protocol import limits
 from protocol.assignment import parse_metadata
 from protocol.codec import sha256

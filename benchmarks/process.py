@@ -25,7 +25,7 @@ STAGES = (
     ("paho-mqtt with ssl", "ssl, paho.mqtt.client"),
     ("cryptography", "cryptography.hazmat.primitives.asymmetric.ed25519"),
     ("wasmtime and an engine", "agent.runtime.engine as e; e.engine_for(64)"),
-    ("The Update Framework", "tuf.ngclient"),
+    ("The Update Framework", "agent.tuf_client"),
     ("the rest of the agent", "agent.daemon"),
 )
 """What the agent imports, in this order."""
