@@ -9,7 +9,6 @@ import socket
 import sys
 import time
 from collections.abc import MutableMapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -67,5 +66,5 @@ class Systemd:
 
 def unit(program: Path | None = None) -> str:
     """Return a unit file that runs `program`, or this very agent."""
-    text = (files("agent") / UNIT_NAME).read_text()
+    text = Path(__file__).with_name(UNIT_NAME).read_text()
     return text.replace(_PROGRAM, str(program or Path(sys.argv[0]).absolute()))

@@ -10,7 +10,6 @@ import random
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from agent.identity import AUTHORITY, CERTIFICATE, identity_folder
 from agent.runtime import Caps, assemble, load_model, record_vectors
+from benchmarks.installed import environment, install_agent
 from controller.broker import find_mosquitto
 from controller.trust.authority import create_authority
 from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
@@ -117,7 +117,10 @@ def enrolled_device(folder: Path) -> Iterator[tuple["Device", Backend]]:
         for name, content in files.items():
             (identity_folder(state) / name).write_bytes(content)
         (state / "policy.toml").write_text(f'http_address = "127.0.0.1:{http_port}"\n')
-        agent, backend = Device(state, pid), Backend(f"mqtt://127.0.0.1:{open_port}", signing)
+        agent, backend = (
+            Device(state, pid, install_agent(folder / "installed")),
+            Backend(f"mqtt://127.0.0.1:{open_port}", signing),
+        )
         try:
             yield agent, backend
         finally:
@@ -160,17 +163,19 @@ def _broker(folder: Path, signing: Signing, tls_port: int, open_port: int) -> It
 class Device(Agent):
     """The agent as an operator starts it."""
 
-    def __init__(self, state_dir: Path, broker_pid: int) -> None:
+    def __init__(self, state_dir: Path, broker_pid: int, program: Path) -> None:
         super().__init__(state_dir)
         self.broker_pid = broker_pid
+        self.program = program
+        self.environment = environment(state_dir.parent)
         self.bundles: list[Bundle] = []
         """The releases that its fleet has for it."""
 
     def start(self, **_: object) -> None:
         """Start `fleet-agent run`."""
-        program = Path(sys.executable).with_name("fleet-agent")
+        argv = [self.program, "run", "--state", self.state_dir]
         with (self.state_dir / "stderr.log").open("ab") as log:
-            self._process = subprocess.Popen([program, "run", "--state", self.state_dir], stdout=log, stderr=log)
+            self._process = subprocess.Popen(argv, env=self.environment, stdout=log, stderr=log)
 
     def classify(self) -> str:
         """Run the model once and return the version that answered."""

@@ -88,11 +88,12 @@ def measure_memory(rounds: int) -> tuple[list[float], list[str]]:
                 device.classify()
             time.sleep(1.5)  # the documents that the broker keeps are judged, a telemetry interval passes
             found.append(sizes_of(device.process.pid))
+        stages = import_stages(device)
     last = found[-1]
     notes = [
         f"Pss as the kernel counts it now: {last.pss / 1024:.1f} MB; "
         f"Rss {last.rss / 1024:.1f} MB, of it not backed by a file {last.anonymous / 1024:.1f}",
-        *import_stages(),
+        *stages,
     ]
     return [sizes.alone / 1024 for sizes in found], notes
 
@@ -116,14 +117,15 @@ def sizes_of(pid: int) -> Sizes:
     return Sizes(pss, rss, anonymous, alone)
 
 
-def import_stages() -> list[str]:
-    """Return how much each part of the agent adds by being imported, in a process of its own."""
+def import_stages(device: Device) -> list[str]:
+    """Return how much each part of the device's agent adds by being imported, in a process of its own."""
     program = "import os\n" + "".join(
         f"{f'import {names}' if names else ''}\n"
         f"print(int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE'))\n"
         for _, names in STAGES
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    argv = [device.program.with_name("python"), "-c", program]
+    done = subprocess.run(argv, env=device.environment, capture_output=True, text=True, check=True)
     totals = [int(line) / (1 << 20) for line in done.stdout.split()]
     steps = [after - before for before, after in zip([0.0, *totals], totals, strict=False)]
     return [
