@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from compiler.errors import InternalError
 from compiler.ir import Node, TensorType
 from compiler.ir import operations as ops
@@ -85,6 +87,10 @@ class _Parts:
         )
         self._c = walk(output, _ROW, _PIXEL, _CHANNEL)
         self._walks = tuple(walk(extra, _ROW, _PIXEL, _CHANNEL) for extra in extras)
+        if self._pixels == 1:  # rows of one pixel follow each other like pixels
+            walks = (self._a, self._c, *self._walks)
+            self._a, self._c, *more = (msgspec.structs.replace(w, pixel_bytes=w.row_bytes) for w in walks)
+            self._walks = tuple(more)
 
     def add_depthwise(self, weights: Floats, bias: Floats) -> None:
         """Add the steps of a depthwise convolution."""

@@ -1,19 +1,27 @@
 """In which order of dimensions each computed value is stored, and how wide a border of zeros it gets.
 
-Images under a convolution or a pooling window are stored with their channels last, so that a pixel is a matrix row;
-what they are computed from elementwise follows. A value that a convolution pads gets its padding as a border of zeros,
-so that its producer writes it in place and nothing is copied.
+Images under a convolution are stored with their channels last, so that a pixel is a matrix row; what they are computed
+from, and what is computed from them, follows, through views as well: behind a transpose the channels are another
+dimension. A value that a convolution pads gets its padding as a border of zeros, so that its producer writes it in
+place and nothing is copied.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from compiler.ir import Graph, Node
+from compiler.ir import Graph, Node, TensorType
 from compiler.ir import operations as ops
-from compiler.lowering.placement import Border, no_border
+from compiler.lowering.placement import Border, Placement, no_border, reshape_axes
 
-_MIN_IMAGE_RANK = 3
+_CHANNEL = 1
+_BOUND = (ops.MatMul, ops.Softmax, ops.LayerNorm, ops.Scan, ops.While)
+"""What writes its results with their last dimension innermost, whoever reads them."""
+_FOLLOWING = (ops.Map, ops.Concat, ops.Pad)
+"""What writes any layout, and reads fastest what lies alike."""
+
+Axes = tuple[int | None, ...]
+"""For each dimension of a value that of another one which goes along with it, if any does."""
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -28,94 +36,136 @@ class Layout(msgspec.Struct, frozen=True):
         """Return the layout in which the last dimension is the innermost."""
         return cls(tuple(range(rank)), no_border(rank))
 
+    def placement(self, buffer: int, kind: TensorType) -> Placement:
+        """Return where a value lies that is stored like this in a buffer of its own."""
+        extents = [before + n + after for n, (before, after) in zip(kind.shape, self.border, strict=True)]
+        strides = [0] * kind.rank
+        step = 1
+        for axis in reversed(self.order):
+            strides[axis] = step
+            step *= extents[axis]
+        offset = sum(stride * before for stride, (before, _) in zip(strides, self.border, strict=True))
+        return Placement(buffer, kind.dtype, kind.shape, tuple(strides), offset, self.border)
+
+    @classmethod
+    def with_innermost(cls, rank: int, axis: int) -> "Layout":
+        """Return the layout in which one dimension is the innermost, and the others are in order."""
+        return cls((*(n for n in range(rank) if n != axis), axis), no_border(rank))
+
 
 def channels_last(rank: int) -> tuple[int, ...]:
     """Return the order of an image with its channels, dimension 1, innermost."""
-    return (0, *range(2, rank), 1)
+    return Layout.with_innermost(rank, _CHANNEL).order
 
 
 def choose_layouts(graph: Graph) -> dict[str, Layout]:
-    """Return the layout of each value that a node computes into memory of its own."""
-    roots = _roots(graph)
-    images = _images(graph, roots)
-    layouts = {}
-    for node in graph.nodes:
-        if isinstance(node.operation, ops.View):
-            continue
-        for name in node.outputs:
-            rank = graph.types[name].rank
-            order = channels_last(rank) if name in images else tuple(range(rank))
-            layouts[name] = Layout(order, no_border(rank))
-    for name, border in _borders(graph, roots):
-        if name in layouts and name in images:
+    """Return the layout of each value; for a view, the one that it gets if it has to be copied."""
+    innermost = _innermost(graph)
+    layouts = {name: Layout.row_major(kind.rank) for name, kind in graph.types.items()}
+    layouts |= {name: Layout.with_innermost(graph.types[name].rank, axis) for name, axis in innermost.items()}
+    for name, border in _borders(graph):
+        if name in innermost:
             old = layouts[name]
             wider = tuple((max(a, c), max(b, d)) for (a, b), (c, d) in zip(old.border, border, strict=True))
             layouts[name] = Layout(old.order, wider)
     return layouts
 
 
-def _roots(graph: Graph) -> dict[str, str]:
-    """Return for each value the one that it is a view of."""
-    roots = {name: name for name in graph.types}
+def _innermost(graph: Graph) -> dict[str, int]:
+    """Return which dimension is the innermost of each value that is tied to a convolution."""
+    links: dict[str, list[tuple[str, Axes]]] = {}
+    found: dict[str, int] = {}
+    bound = {name for node in graph.nodes if isinstance(node.operation, _BOUND) for name in node.outputs}
+    bound.update(graph.constants)
     for node in graph.nodes:
-        if isinstance(node.operation, ops.View):
-            roots[node.outputs[0]] = roots[node.inputs[0]]
-    return roots
-
-
-def _images(graph: Graph, roots: dict[str, str]) -> set[str]:
-    """Return the values to store with their channels last: those of convolutions, and what is tied to them."""
-    ties: dict[str, set[str]] = {}
-    images: set[str] = set()
-    for node in graph.nodes:
+        for name, axes in _along(graph, node):
+            [output] = node.outputs
+            links.setdefault(output, []).append((name, axes))
+            links.setdefault(name, []).append((output, _inverse(axes, graph.types[name].rank)))
         if isinstance(node.operation, ops.Conv):
-            images.update(name for name in _image_values(graph, node, roots) if _is_image(graph, name))
-        elif not isinstance(node.operation, ops.View):
-            values = [name for name in _image_values(graph, node, roots) if _is_image(graph, name)]
-            for name in values:
-                ties.setdefault(name, set()).update(values)
-    waiting = list(images)
+            found.update(dict.fromkeys((node.inputs[0], *node.outputs), _CHANNEL))
+    found = {name: axis for name, axis in found.items() if name not in bound}
+    waiting = list(found)
     while waiting:
-        for other in ties.get(waiting.pop(), ()):
-            if other not in images:
-                images.add(other)
+        name = waiting.pop(0)
+        for other, axes in links.get(name, ()):
+            axis = axes[found[name]]
+            if axis is not None and other not in found and other not in bound:
+                found[other] = axis
                 waiting.append(other)
-    return images
+    return found
 
 
-def _is_image(graph: Graph, name: str) -> bool:
-    return graph.types[name].rank >= _MIN_IMAGE_RANK
-
-
-def _image_values(graph: Graph, node: Node, roots: dict[str, str]) -> Iterator[str]:
-    """Yield the values of a node that are stored alike: its results, and inputs of the same rank."""
-    yield from node.outputs
-    rank = graph.types[node.outputs[0]].rank
+def _along(graph: Graph, node: Node) -> Iterator[tuple[str, Axes]]:
+    """Yield the inputs of a node that had best lie like its result, and how their dimensions correspond."""
+    shape = graph.types[node.outputs[0]].shape
     match node.operation:
+        case ops.View() as view:
+            yield node.inputs[0], _view_axes(view, graph.types[node.inputs[0]].shape, shape)
+            return
+        case ops.Reduce(axes, element):
+            names = node.inputs[: len(element.args)]
+            rank = max(graph.types[name].rank for name in names)
+            box: Axes = tuple(axis for axis in range(rank) if axis not in axes)
         case ops.Conv():
-            candidates = [node.inputs[0], *node.inputs[3:]]
-        case ops.Map() | ops.Concat() | ops.Pad() | ops.Reduce():
-            candidates = list(node.inputs)
+            names, rank, box = node.inputs[3:], len(shape), tuple(range(len(shape)))
         case ops.Lookup():
-            candidates = [node.inputs[0]]
+            names, rank, box = node.inputs[:1], len(shape), tuple(range(len(shape)))
+            rank += len(node.inputs) - 1  # the dimensions that are looked up in come behind the others
+        case operation if isinstance(operation, _FOLLOWING):
+            names, rank, box = node.inputs, len(shape), tuple(range(len(shape)))
         case _:
             return
-    for name in candidates:
-        root = roots[name]
-        if graph.types[root].rank == rank or isinstance(node.operation, ops.Conv):
-            yield root
+    for name in names:
+        missing = rank - graph.types[name].rank
+        yield name, tuple(axis - missing if axis is not None and axis >= missing else None for axis in box)
 
 
-def _borders(graph: Graph, roots: dict[str, str]) -> Iterator[tuple[str, Border]]:
-    """Yield for each convolution that pads the value that it reads and the border that it needs there."""
+def _view_axes(view: ops.View, old: Sequence[int], new: Sequence[int]) -> Axes:
+    match view:
+        case ops.Transpose(order):
+            return order
+        case ops.Slice():
+            return tuple(range(len(new)))
+        case ops.Broadcast():
+            missing = len(new) - len(old)
+            return tuple(n - missing if n >= missing else None for n in range(len(new)))
+        case ops.Unfold(axis):
+            return tuple(n if n < axis else None if n <= axis + 1 else n - 1 for n in range(len(new)))
+    return reshape_axes(old, new)
+
+
+def _inverse(axes: Axes, rank: int) -> Axes:
+    places = {axis: n for n, axis in enumerate(axes) if axis is not None}
+    return tuple(places.get(n) for n in range(rank))
+
+
+def _borders(graph: Graph) -> Iterator[tuple[str, Border]]:
+    """Yield for each convolution that pads the value that it reads, behind views, and the border it needs there."""
+    producers = graph.producers()
     for node in graph.nodes:
         if not isinstance(node.operation, ops.Conv) or not any(node.operation.pads):
             continue
         top, left, bottom, right = node.operation.pads
         name = node.inputs[0]
-        root = roots[name]
-        shape, stored = graph.types[name].shape, graph.types[root].shape
-        if shape[2:] == stored[2:]:
-            yield root, ((0, 0), (0, 0), (top, bottom), (left, right))
-        elif len(stored) == _MIN_IMAGE_RANK and shape[3] == stored[2] and shape[2] == 1:
-            yield root, ((0, 0), (0, 0), (left, right))
+        sides: dict[int, tuple[int, int]] | None = {2: (top, bottom), 3: (left, right)}
+        while sides is not None and name in producers and isinstance(producers[name].operation, ops.View):
+            sides = _before_view(graph, producers[name], sides)
+            name = producers[name].inputs[0]
+        if sides is not None:
+            yield name, tuple(sides.get(n, (0, 0)) for n in range(graph.types[name].rank))
+
+
+def _before_view(graph: Graph, node: Node, sides: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]] | None:
+    """Return which border a value needs for a view of it to have one, or None if it cannot."""
+    assert isinstance(node.operation, ops.View)
+    old, new = graph.types[node.inputs[0]].shape, graph.types[node.outputs[0]].shape
+    axes = _view_axes(node.operation, old, new)
+    wanted: dict[int, tuple[int, int]] = {}
+    for n, side in sides.items():
+        axis = axes[n]
+        if axis is not None and old[axis] == new[n]:
+            wanted[axis] = side
+        elif any(side):
+            return None
+    return wanted

@@ -102,14 +102,8 @@ class Lowering:
     def place(self, kind: TensorType, layout: Layout) -> Placement:
         """Return a new place for a value; its border is made by `clear_border`."""
         extents = [before + n + after for n, (before, after) in zip(kind.shape, layout.border, strict=True)]
-        strides = [0] * kind.rank
-        step = 1
-        for axis in reversed(layout.order):
-            strides[axis] = step
-            step *= extents[axis]
-        offset = sum(stride * before for stride, (before, _) in zip(strides, layout.border, strict=True))
-        buffer = self._memory.add(step * kind.dtype.item_bytes)
-        placement = Placement(buffer, kind.dtype, kind.shape, tuple(strides), offset, layout.border)
+        buffer = self._memory.add(math.prod(extents) * kind.dtype.item_bytes)
+        placement = layout.placement(buffer, kind)
         if any(before or after for before, after in layout.border):
             self._clear_border(placement, layout)
         return placement
@@ -201,9 +195,7 @@ class Lowering:
         rank = len(source.shape)
         if rank == 0 or source.shape[axis] == 1 or source.strides[axis] in {0, 1}:
             return source
-        last = axis % rank
-        order = (*(n for n in range(rank) if n != last), last)
-        return self.copy(source, Layout(order, no_border(rank)))
+        return self.copy(source, Layout.with_innermost(rank, axis % rank))
 
     def place_dense(self, like: Placement) -> Placement:
         """Return a new place in row-major order for a value of the type of another."""
@@ -266,11 +258,17 @@ class Lowering:
                 RULES[type(node.operation)](self, node, node.operation)
 
     def _lower_view(self, node: Node, operation: ops.View) -> None:
-        source = self.placement(node.inputs[0])
-        placement = view(operation, source) or view(operation, self.dense(source))
+        [name], [output] = node.inputs, node.outputs
+        source = self.placement(name)
+        placement = view(operation, source)
+        if placement is None:
+            layout = Layout(self._layouts[name].order, no_border(len(source.shape)))
+            if view(operation, layout.placement(0, self.type(name))) is None:
+                layout = Layout.row_major(len(source.shape))
+            placement = view(operation, self.copy(source, layout))
         if placement is None:
             raise InternalError(f"{node.name}: no view of a dense value")
-        self.alias(node.outputs[0], placement)
+        self.alias(output, placement)
 
     def _lower_outputs(self, names: Sequence[str], inputs: Sequence[Placement]) -> tuple[Placement, ...]:
         """Return a dense place for each output, in no buffer of an input, of a constant or of another output."""

@@ -23,8 +23,7 @@ from compiler.wasm import i32
 def lower_matmul(low: Lowering, node: Node, operation: ops.MatMul) -> None:
     """Add the steps of a matrix product."""
     a, b_name, bias_name = low.placement(node.inputs[0]), node.inputs[1], node.inputs[2]
-    result = low.result(node.outputs[0])
-    output = result if result.strides[-1] == 1 or result.shape[-1] == 1 else low.place_dense(result)
+    output = low.result(node.outputs[0])
     a = a if a.is_forward and (a.strides[-1] == 1 or a.shape[-1] == 1) else low.dense(a)
     a = broadcast(a, (*output.shape[:-2], *a.shape[-2:]))
     extras = spread_extras(low, [low.placement(n) for n in node.inputs[3:]], output.shape, len(output.shape) - 1)
@@ -38,7 +37,6 @@ def lower_matmul(low: Lowering, node: Node, operation: ops.MatMul) -> None:
     leading = b.shape[:-3] if stack else ()
     b = broadcast(_viewed(ops.Reshape((*leading, *b.shape[-3:])), b), (*stack, *b.shape[-3:]))
     _add_product(low, kernel, operation.epilogue, [operands[0], b, *operands[1:]])
-    low.move(output, result)
 
 
 def _join_rows(placements: Sequence[Placement]) -> list[Placement] | None:

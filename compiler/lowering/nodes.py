@@ -73,28 +73,25 @@ def _row_bytes(placement: Placement) -> tuple[int, ...]:
 
 def _lower_softmax(low: Lowering, node: Node, operation: ops.Softmax) -> None:
     source, output = _rows(low, low.placement(node.inputs[0])), low.result(node.outputs[0])
-    target = output if output.strides[-1] == 1 else low.place_dense(output)
     kernel = SoftmaxKernel(
-        source.shape[:-1], source.shape[-1], _row_bytes(source), _row_bytes(target), operation.is_log
+        source.shape[:-1], source.shape[-1], _row_bytes(source), _row_bytes(output), operation.is_log
     )
 
     def emit(e: Emitter) -> None:
         function = e.kernel(kernel, lambda f: write_softmax(f, kernel, low.target))
-        e.do(function(e.address(target), e.address(source)))
+        e.do(function(e.address(output), e.address(source)))
 
-    low.step([source], [target], emit)
-    low.move(target, output)
+    low.step([source], [output], emit)
 
 
 def _lower_layer_norm(low: Lowering, node: Node, operation: ops.LayerNorm) -> None:
     source, output = _rows(low, low.placement(node.inputs[0])), low.result(node.outputs[0])
-    target = output if output.strides[-1] == 1 else low.place_dense(output)
     extras = spread_extras(low, [low.placement(name) for name in node.inputs[1:]], source.shape, len(source.shape) - 1)
     kernel = LayerNormKernel(
         rows=source.shape[:-1],
         length=source.shape[-1],
         input_bytes=_row_bytes(source),
-        output_bytes=_row_bytes(target),
+        output_bytes=_row_bytes(output),
         extras=tuple(e.operand for e in extras),
         epsilon=operation.epsilon,
         epilogue=operation.epilogue,
@@ -102,10 +99,9 @@ def _lower_layer_norm(low: Lowering, node: Node, operation: ops.LayerNorm) -> No
 
     def emit(e: Emitter) -> None:
         function = e.kernel(kernel, lambda f: write_layer_norm(f, kernel, low.target))
-        e.do(function(*(e.address(p) for p in (target, source, *extras))))
+        e.do(function(*(e.address(p) for p in (output, source, *extras))))
 
-    low.step([source, *extras], [target], emit)
-    low.move(target, output)
+    low.step([source, *extras], [output], emit)
 
 
 def _lower_concat(low: Lowering, node: Node, operation: ops.Concat) -> None:

@@ -129,13 +129,25 @@ def reshaped(placement: Placement, shape: Sequence[int]) -> Placement | None:
     strides = _reshaped_strides(placement, shape)
     if strides is None:
         return None
-    kept = [n for n in range(len(placement.shape)) if placement.shape[n] != 1]
-    new = [n for n in range(len(shape)) if shape[n] != 1]
-    border = list(no_border(len(shape)))
-    if [placement.shape[n] for n in kept] == [shape[n] for n in new]:  # only dimensions of 1 come and go
-        for old_axis, new_axis in zip(kept, new, strict=True):
-            border[new_axis] = placement.border[old_axis]
-    return msgspec.structs.replace(placement, shape=tuple(shape), strides=strides, border=tuple(border))
+    axes = reshape_axes(placement.shape, shape)
+    border = tuple((0, 0) if axis is None else placement.border[axis] for axis in axes)
+    return msgspec.structs.replace(placement, shape=tuple(shape), strides=strides, border=border)
+
+
+def reshape_axes(old: Sequence[int], new: Sequence[int]) -> tuple[int | None, ...]:
+    """Return for each new dimension the old one that it is, if it stays as it is; those of length 1 come and go."""
+    result: list[int | None] = [None] * len(new)
+    source = [n for n in range(len(old)) if old[n] != 1]
+    target = [n for n in range(len(new)) if new[n] != 1]
+    before = after = 1  # as many elements lie outside of both dimensions
+    while source and target:
+        if before == after and old[source[0]] == new[target[0]]:
+            result[target[0]] = source[0]
+        if before <= after:
+            before *= old[source.pop(0)]
+        else:
+            after *= new[target.pop(0)]
+    return tuple(result)
 
 
 def _reshaped_strides(placement: Placement, shape: Sequence[int]) -> tuple[int, ...] | None:
