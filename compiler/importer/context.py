@@ -5,10 +5,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, NodeProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, helper
 
 from compiler.dtypes import DType
 from compiler.formula import Formula, Term, formula_of
+from compiler.importer.weights import array_of
 from compiler.ir import GraphBuilder, TensorType
 
 Array = NDArray[Any]
@@ -144,7 +145,7 @@ class NodeContext:
 
     def tensor(self, name: str) -> Array:
         """Return an attribute that is a tensor."""
-        return np.asarray(numpy_helper.to_array(self._attributes[name].t))
+        return array_of(self._attributes[name].t)
 
     def subgraph(self, name: str) -> GraphProto:
         """Return an attribute that is a graph."""

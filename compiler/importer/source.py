@@ -11,7 +11,6 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from onnx import ModelProto, checker, defs, external_data_helper, inliner
 
 from compiler.errors import ModelFileError, TooLargeError
-from compiler.importer.weights import widen_stored_halves
 
 MAX_MODEL_BYTES: Final = 2 * 1024 * 1024 * 1024
 OLDEST_OPSET: Final = 7
@@ -48,9 +47,7 @@ def check_model(model: ModelProto) -> ModelProto:
             value.type.tensor_type.shape.SetInParent()  # exporters leave it out, and nobody here reads it
     try:
         checker.check_model(model)
-        checked = inliner.inline_local_functions(model) if model.functions else model
-        widen_stored_halves(checked)
-        return checked
+        return inliner.inline_local_functions(model) if model.functions else model
     except (checker.ValidationError, ValueError, RuntimeError, TypeError, IndexError) as error:
         raise ModelFileError(f"not a valid ONNX model: {_first_lines(str(error))}") from error
 

@@ -1,4 +1,7 @@
-"""What ONNX calls the types of elements."""
+"""What ONNX calls the types of elements.
+
+There are no 16-bit floats in a module: they become 32-bit floats, which hold the same numbers.
+"""
 
 from typing import Final
 
@@ -18,8 +21,11 @@ ONNX_TYPES: Final[dict[int, DType]] = {
     TensorProto.INT64: DType.I64,
     TensorProto.FLOAT: DType.F32,
     TensorProto.DOUBLE: DType.F64,
+    TensorProto.FLOAT16: DType.F32,
+    TensorProto.BFLOAT16: DType.F32,
 }
 """By the number in a file; other types do not occur in modules."""
+HALVES: Final = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 def type_name(number: int) -> str:

@@ -25,10 +25,10 @@ from compiler.formula.scalar import unsupported
 from compiler.importer.context import Body, NodeContext, NotConvertibleError
 from compiler.importer.functions import expand
 from compiler.importer.reading import needed_nodes
-from compiler.importer.registry import CONVERTERS
+from compiler.importer.registry import CONVERTERS, REFUSALS
 from compiler.importer.scope import UNKNOWN, Scope
-from compiler.importer.types import ONNX_TYPES, type_name
-from compiler.importer.weights import dense_array
+from compiler.importer.types import HALVES, ONNX_TYPES
+from compiler.importer.weights import array_of, dense_array
 from compiler.ir import GraphBuilder, Node, TensorType
 from compiler.ir import operations as ops
 from compiler.ir.builder import MAX_ELEMENTS
@@ -46,7 +46,7 @@ _MISFITS: Final = (
     checker.ValidationError,
 )
 """What a converter raises for a node whose attributes do not fit its inputs, as no check of the file finds out."""
-_ELEMENT_TYPES: Final = {dtype: number for number, dtype in ONNX_TYPES.items()}
+_ELEMENT_TYPES: Final = {dtype: number for number, dtype in ONNX_TYPES.items() if number not in HALVES}
 
 
 def _check_formulas(nodes: list[Node]) -> None:
@@ -142,16 +142,10 @@ class Walker:
         return [name for name in outputs if name]
 
     def _constant(self, tensor: TensorProto) -> str:
-        if tensor.data_type not in ONNX_TYPES:
-            self._problems.append(
-                f"constant {tensor.name!r}: elements of type {type_name(tensor.data_type)} do not occur in modules: "
-                "export the model with 32-bit floats"
-            )
-            return UNKNOWN
         try:
-            return self._builder.constant(numpy_helper.to_array(tensor))
+            return self._builder.constant(array_of(tensor))
         except ValueError as error:
-            self._problems.append(f"constant {tensor.name!r}: its data do not fit its shape: {error}")
+            self._problems.append(f"constant {tensor.name!r}: {error}")
             return UNKNOWN
 
     def _sparse_constant(self, tensor: SparseTensorProto) -> str:
@@ -196,7 +190,8 @@ class Walker:
         types = [self._type_proto(value) for value in inputs]
         body = expand(node, domain, versions.get(domain, 1), types) if depth < _MAX_EXPANSIONS else None
         if body is None:
-            raise NotConvertibleError("the operator is not implemented; leave it out of the exported model")
+            reason = "the operator is not implemented; leave it out of the exported model"
+            raise NotConvertibleError(REFUSALS.get((domain, node.op_type), reason))
         inner = Scope(self._builder)
         for position, name in enumerate(body.inputs):
             inner.bind(name, inputs[position] if position < len(inputs) else None)

@@ -13,7 +13,11 @@ from compiler.importer.operators import (
     recurrent,
     reduction,
     resizing,
+    runtime_quantised,
+    sampling,
     shaping,
+    sized,
+    spectra,
     transposed,
     trees,
 )
@@ -31,7 +35,11 @@ __all__ = [
     "recurrent",
     "reduction",
     "resizing",
+    "runtime_quantised",
+    "sampling",
     "shaping",
+    "sized",
+    "spectra",
     "transposed",
     "trees",
 ]

@@ -99,12 +99,17 @@ def prelu(n: NodeContext) -> None:
 def softmax(n: NodeContext) -> None:
     """Along one axis; before opset 13 along all axes from one on."""
     n.require_float()
-    shape, is_log = n.shape(), n.node.op_type == "LogSoftmax"
-    if n.opset < 13:
+    n.set(normalised(n, n[0], n.opset, is_log=n.node.op_type == "LogSoftmax"))
+
+
+def normalised(n: NodeContext, value: str, opset: int, *, is_log: bool = False) -> str:
+    """Return the softmax of floats as an opset defines it."""
+    shape = n.graph.shape(value)
+    if opset < 13:
         axis = n.axis(n.integer("axis", 1), len(shape))
-        rows = n.graph.reshape(n[0], (math.prod(shape[:axis]), math.prod(shape[axis:])))
-        return n.set(n.graph.reshape(n.graph.add(ops.Softmax(is_log), rows), shape))
+        rows = n.graph.reshape(value, (math.prod(shape[:axis]), math.prod(shape[axis:])))
+        return n.graph.reshape(n.graph.add(ops.Softmax(is_log), rows), shape)
     axis = n.axis(n.integer("axis", -1), len(shape))
     order = [*(a for a in range(len(shape)) if a != axis), axis]
-    result = n.graph.add(ops.Softmax(is_log), n.graph.transpose(n[0], order))
-    return n.set(n.graph.transpose(result, [order.index(a) for a in range(len(shape))]))
+    result = n.graph.add(ops.Softmax(is_log), n.graph.transpose(value, order))
+    return n.graph.transpose(result, [order.index(a) for a in range(len(shape))])

@@ -197,13 +197,17 @@ def _hardmax_of_rows(n: NodeContext, rows: str) -> str:
 @operator("ReverseSequence")
 def reverse_sequence(n: NodeContext) -> None:
     """The start of each sequence backwards, as much of it as its length says."""
-    shape = n.shape()
-    time, batch = n.integer("time_axis", 0), n.integer("batch_axis", 1)
+    n.set(reversed_starts(n, n[0], n[1], n.integer("time_axis", 0), n.integer("batch_axis", 1)))
+
+
+def reversed_starts(n: NodeContext, value: str, lengths: str, time: int, batch: int) -> str:
+    """Return sequences whose starts, of the given length for each entry of the batch, are read backwards."""
+    shape = n.graph.shape(value)
     rank = len(shape)
     steps = n.graph.constant(np.arange(shape[time]).reshape([shape[time] if a == time else 1 for a in range(rank)]))
-    lengths = n.graph.reshape(n.graph.cast(DType.I64, n[1]), [shape[batch] if a == batch else 1 for a in range(rank)])
-    places = n.map(lambda t, length: (t < length).choose(length - 1 - t, t), steps, lengths)
+    spread = [shape[batch] if a == batch else 1 for a in range(rank)]
+    ends = n.graph.reshape(n.graph.cast(DType.I64, lengths), spread)
+    places = n.map(lambda t, length: (t < length).choose(length - 1 - t, t), steps, ends)
     order = [*(a for a in range(rank) if a != time), time]
-    spread = [1 if a == time else d for a, d in enumerate(shape)] + [shape[time]]
-    data = n.graph.reshape(n.graph.transpose(n[0], order), spread)
-    n.set(n.graph.add(ops.Lookup(), data, places))
+    rows = [1 if a == time else d for a, d in enumerate(shape)] + [shape[time]]
+    return n.graph.add(ops.Lookup(), n.graph.reshape(n.graph.transpose(value, order), rows), places)

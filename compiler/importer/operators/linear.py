@@ -149,7 +149,7 @@ def _sum_over_windows(
 @operator("BatchNormalization")
 def batch_normalization(n: NodeContext) -> None:
     """A scale and a shift for each channel, from the statistics of training."""
-    if n.integer("training_mode", 0) or len(n.node.output) > 1:
+    if n.integer("training_mode", 0) or any(n.node.output[1:]):
         raise n.refuse("it is in training mode: export the model for inference")
     n.require_float()
     g, epsilon = n.graph, n.number("epsilon", 1e-5)

@@ -63,15 +63,20 @@ def max_pool(n: NodeContext) -> None:
 def average_pool(n: NodeContext) -> None:
     """The mean of each window, with or without the padding."""
     n.require_float()
+    n.set(averaged(n, n[0]))
+
+
+def averaged(n: NodeContext, image: str) -> str:
+    """Return the mean of each window of an image of floats, which has the shape of the first input."""
     shape = _Windows(n)
-    windows, axes = shape.unfold(n, n[0], 0.0)
+    windows, axes = shape.unfold(n, image, 0.0)
     counts = _counts(n, shape)
     if (counts == counts.flat[0]).all():
         scale = 1 / float(counts.flat[0])
-        return n.set(n.graph.reduce("add", windows, axes, formula_of(lambda t: t * scale, DType.F32)))
+        return n.graph.reduce("add", windows, axes, formula_of(lambda t: t * scale, DType.F32))
     inverse = n.graph.constant((1 / counts).astype(np.float32))
     finish = formula_of(lambda t, i: t * i, DType.F32, DType.F32)
-    return n.set(n.graph.add(ops.Reduce(tuple(axes), identity(DType.F32), "add", finish), windows, inverse))
+    return n.graph.add(ops.Reduce(tuple(axes), identity(DType.F32), "add", finish), windows, inverse)
 
 
 def _counts(n: NodeContext, shape: _Windows) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

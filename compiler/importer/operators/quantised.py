@@ -16,7 +16,6 @@ from compiler.importer.context import NodeContext
 from compiler.importer.operators.linear import convolve, multiply
 from compiler.importer.registry import operator
 from compiler.importer.types import ONNX_TYPES
-from compiler.ir import operations as ops
 
 _EXACT: Final = 1 << 24
 """Up to here every whole number is a 32-bit float."""
@@ -93,7 +92,7 @@ def dynamic_quantize_linear(n: NodeContext) -> None:
     n.set(quantise(n, n[0], scale, zero, DType.U8), scale, zero)
 
 
-class _Integers:
+class Integers:
     """An operand of a product: its numbers less the zero point, as floats, and how large they can be."""
 
     def __init__(self, n: NodeContext, position: int, zero: int, axis: int) -> None:
@@ -102,7 +101,7 @@ class _Integers:
             raise n.refuse(f"products of {dtype.value} are not implemented")
         low, high = (0, 255) if dtype is DType.U8 else (-128, 127)
         if n.has(zero):
-            spread = _along(n, zero, position, axis)
+            spread = along(n, zero, position, axis)
             self.value = n.map(lambda x, z: x.cast(DType.F32) - z.cast(DType.F32), n[position], spread)
             offsets = n.constant(zero).astype(np.int64) if n.is_constant(zero) else np.array([low, high])
         else:
@@ -113,7 +112,7 @@ class _Integers:
         self.largest = reach if numbers is None else max(int(np.abs(numbers).max(initial=0)), 1)
 
 
-def _along(n: NodeContext, position: int, operand: int, axis: int) -> str:
+def along(n: NodeContext, position: int, operand: int, axis: int) -> str:
     """Return zero points or scales of an operand so that they broadcast: one, or one for each entry of an axis."""
     own, rank = n.shape(position), n.type(operand).rank
     if len(own) <= 1:
@@ -139,7 +138,8 @@ def _cut(n: NodeContext, value: str, axis: int, part: tuple[int, int]) -> str:
     return n.graph.slice(value, starts, [part[1] - part[0] if a == at else d for a, d in enumerate(shape)])
 
 
-def _multiply(n: NodeContext, a: _Integers, b: _Integers) -> str:
+def product_of(n: NodeContext, a: Integers, b: Integers) -> str:
+    """Return the exact product of matrices of bytes, as 32-bit integers."""
     depth = n.graph.shape(a.value)[-1]
     along = 0 if len(n.graph.shape(b.value)) == 1 else -2
     parts = _depth_parts(depth, a.largest * b.largest)
@@ -149,14 +149,14 @@ def _multiply(n: NodeContext, a: _Integers, b: _Integers) -> str:
 @operator("MatMulInteger")
 def matmul_integer(n: NodeContext) -> None:
     """A product of bytes, as 32-bit integers."""
-    n.set(_multiply(n, _Integers(n, 0, 2, -2), _Integers(n, 1, 3, -1)))
+    n.set(product_of(n, Integers(n, 0, 2, -2), Integers(n, 1, 3, -1)))
 
 
 @operator("QLinearMatMul")
 def quantised_matmul(n: NodeContext) -> None:
     """A product of quantised matrices, quantised."""
-    total = _multiply(n, _Integers(n, 0, 2, -2), _Integers(n, 3, 5, -1))
-    left, right = _along(n, 1, 0, -2), _along(n, 4, 3, -1)
+    total = product_of(n, Integers(n, 0, 2, -2), Integers(n, 3, 5, -1))
+    left, right = along(n, 1, 0, -2), along(n, 4, 3, -1)
     factor = n.map(lambda a, b, y: a * b / y, left, right, n.graph.reshape(n[6], ()))
     n.set(_requantise(n, total, factor, 7))
 
@@ -171,7 +171,7 @@ def _requantise(n: NodeContext, total: str, factor: str, zero: int) -> str:
     return n.map(formula, total, factor, n.graph.reshape(n[zero], ()))
 
 
-def _convolve(n: NodeContext, x: _Integers, w: _Integers, bias: str | None = None) -> str:
+def _convolve(n: NodeContext, x: Integers, w: Integers, bias: str | None = None) -> str:
     out, depth, *kernel = n.graph.shape(w.value)
     largest = x.largest * w.largest * int(np.prod(kernel))
     none = n.graph.constant(np.zeros(out, np.float32))
@@ -191,61 +191,14 @@ def _convolve(n: NodeContext, x: _Integers, w: _Integers, bias: str | None = Non
 @operator("ConvInteger")
 def conv_integer(n: NodeContext) -> None:
     """A convolution of bytes, as 32-bit integers."""
-    n.set(_convolve(n, _Integers(n, 0, 2, 1), _Integers(n, 1, 3, 0)))
+    n.set(_convolve(n, Integers(n, 0, 2, 1), Integers(n, 1, 3, 0)))
 
 
 @operator("QLinearConv")
 def quantised_conv(n: NodeContext) -> None:
     """A convolution of quantised numbers, quantised."""
-    total = _convolve(n, _Integers(n, 0, 2, 1), _Integers(n, 3, 5, 0), n[8] if n.has(8) else None)
+    total = _convolve(n, Integers(n, 0, 2, 1), Integers(n, 3, 5, 0), n[8] if n.has(8) else None)
     scales = n[4] if n.shape(4) in {(), (1,)} else n.graph.reshape(n[4], (n.shape(4)[0], *[1] * (n.type().rank - 2)))
     one, result = n.graph.reshape(n[1], ()), n.graph.reshape(n[6], ())
     factor = n.map(lambda a, b, y: a * b / y, one, scales, result)
     n.set(_requantise(n, total, factor, 7))
-
-
-_QUANTISED_BINARY: Final = {"QLinearAdd": "add", "QLinearMul": "mul"}
-
-
-@operator(*_QUANTISED_BINARY, domain="com.microsoft")
-def quantised_binary(n: NodeContext) -> None:
-    """Arithmetic of quantised numbers, quantised."""
-    left, right = (dequantise(n, n[p], n[p + 1], n[p + 2] if n.has(p + 2) else None) for p in (0, 3))
-    result = n.graph.apply(_QUANTISED_BINARY[n.node.op_type], left, right)
-    n.set(quantise(n, result, n[6], n[7] if n.has(7) else None, n.dtype()))
-
-
-_QUANTISED_UNARY: Final = {"QLinearSigmoid": "sigmoid", "QLinearLeakyRelu": "leaky"}
-
-
-@operator(*_QUANTISED_UNARY, domain="com.microsoft")
-def quantised_unary(n: NodeContext) -> None:
-    """A function of quantised numbers, quantised."""
-    value = dequantise(n, n[0], n[1], n[2] if n.has(2) else None)
-    alpha = n.number("alpha", 0.01)
-    if n.node.op_type == "QLinearSigmoid":
-        value = n.graph.apply("sigmoid", value)
-    else:
-        value = n.map(lambda x: (x < 0).choose(x * alpha, x), value)
-    n.set(quantise(n, value, n[3], n[4] if n.has(4) else None, n.dtype()))
-
-
-@operator("QLinearGlobalAveragePool", domain="com.microsoft")
-def quantised_global_average_pool(n: NodeContext) -> None:
-    """The mean of each channel of quantised numbers, quantised."""
-    shape = n.shape()
-    first = 1 if n.integer("channels_last", 0) else 2
-    axes = list(range(first, first + len(shape) - 2))
-    value = dequantise(n, n[0], n[1], n[2] if n.has(2) else None)
-    count = int(np.prod([shape[a] for a in axes]))
-    mean = n.graph.reduce("add", value, axes, formula_of(lambda t: t * (1 / count), DType.F32))
-    mean = n.graph.reshape(mean, [1 if a in axes else d for a, d in enumerate(shape)])
-    n.set(quantise(n, mean, n[3], n[4] if n.has(4) else None, n.dtype()))
-
-
-@operator("QLinearConcat", domain="com.microsoft")
-def quantised_concat(n: NodeContext) -> None:
-    """Quantised numbers one behind the other, each brought to the scale of the result."""
-    parts = [dequantise(n, n[p], n[p + 1], n[p + 2]) for p in range(2, n.count, 3)]
-    axis = n.axis(n.integer("axis", 0), len(n.graph.shape(parts[0])))
-    n.set(quantise(n, n.graph.add(ops.Concat(axis), *parts), n[0], n[1], n.dtype(1)))

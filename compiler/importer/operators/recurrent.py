@@ -9,6 +9,7 @@ import numpy as np
 from compiler.dtypes import DType
 from compiler.formula import Term, formula_of
 from compiler.importer.context import NodeContext
+from compiler.importer.operators.indexing import reversed_starts
 from compiler.importer.operators.linear import multiply
 from compiler.importer.registry import operator
 from compiler.ir import GraphBuilder, TensorType
@@ -86,8 +87,6 @@ class _Layer:
         n = self.n
         if not n.has(4) or (n.is_constant(4) and (n.constant(4) == self.time).all()):
             return None
-        if any(self.directions):
-            raise n.refuse("sequences of different lengths are only implemented forwards")
         return n.graph.reshape(n[4], (self.batch, 1))
 
     def activations(self, direction: int) -> list[Activation]:
@@ -277,6 +276,10 @@ def _run(layer: _Layer, direction: int, *, is_reverse: bool) -> tuple[str, list[
     cell, results, entries = _CELLS[n.node.op_type](layer, direction)
     captured = list(cell.captured)
     output = results[0]
+    # The end of a sequence is where its own length says: it is turned around beforehand, and read forwards.
+    is_turned = is_reverse and layer.lengths is not None
+    if is_turned:
+        entries = reversed_starts(n, entries, n[4], time=0, batch=1)
     if layer.lengths is not None:
         captured.append(layer.lengths)
         length = cell.graph.input(n.graph.type(layer.lengths))
@@ -287,10 +290,11 @@ def _run(layer: _Layer, direction: int, *, is_reverse: bool) -> tuple[str, list[
         results = [
             cell.graph.apply("select", is_inside, new, old) for new, old in zip(results, cell.states, strict=True)
         ]
+    is_backwards = is_reverse and not is_turned
     operation = ops.Scan(
-        cell.graph.graph([*results, output]), layer.time, len(results), (is_reverse, False), (is_reverse,)
+        cell.graph.graph([*results, output]), layer.time, len(results), (is_backwards, False), (is_backwards,)
     )
     initial = [layer.initial(5 + number, direction) for number in range(len(results))]
     numbers = n.graph.constant(np.arange(layer.time))
     *states, stacked = n.graph.add_many(operation, *initial, entries, numbers, *captured)
-    return stacked, states
+    return reversed_starts(n, stacked, n[4], time=0, batch=1) if is_turned else stacked, states

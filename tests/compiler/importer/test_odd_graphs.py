@@ -162,7 +162,7 @@ def test_sparse_constants(indices: Any) -> None:
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
 def test_weights_that_are_stored_as_halves(kind: int) -> None:
-    """They may be 16 bits wide in the file, if nodes make 32-bit floats of them: in a branch, too."""
+    """They may be 16 bits wide in the file, in a branch, too."""
     text = f"""g (float[2, 2] x) => (float[2, 2] y) {{ {BRANCHES}
         v = Cast <to = 1> (w) z = MatMul(x, v)
         y = If (positive) <then_branch = t () => (float[2, 2] a) {{ u = Cast <to = 1> (w) a = Add(z, u) }},
@@ -170,10 +170,34 @@ def test_weights_that_are_stored_as_halves(kind: int) -> None:
     model = graph(text)
     model.graph.initializer.append(helper.make_tensor("w", kind, [2, 2], [1.5, -2.25, 0.1, 3.0]))
     compare(model)
-    used = graph("g (float[2, 2] x) => (float[2, 2] y) { v = Add(w, w) u = Cast <to = 1> (v) y = Add(x, u) }")
-    used.graph.initializer.append(helper.make_tensor("w", kind, [2, 2], [1.5, -2.25, 0.1, 3.0]))
-    with pytest.raises(UnsupportedError, match=r"constant 'w': elements of type B?FLOAT16 .* 32-bit floats"):
-        compile_model(used.SerializeToString())
+
+
+def test_models_of_halves() -> None:
+    """They are computed with 32-bit floats, which are their inputs and outputs too."""
+    model = graph("""g (float16[2, 8] x) => (float16[2, 8] y) {
+        p = MatMul(x, w) s = Sigmoid(p) m = Mul(s, c) t = Softmax(m)
+        f = Cast <to = 1> (t) g = Exp(f) h = Cast <to = 10> (g) y = Add(h, c) }""")
+    weights = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float16)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    half = numpy_helper.from_array(np.float16(0.5), "c")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["c"], value=half))
+    x = np.random.default_rng(1).standard_normal((2, 8)).astype(np.float16)
+    [want] = run_onnxruntime(model.SerializeToString(), {"x": x})
+    compiled = compile_model(model.SerializeToString())
+    assert ["FP32", "FP32"] == [t.datatype for t in (*compiled.spec.inputs, *compiled.spec.outputs)]
+    [got] = run_compiled(compiled, {"x": x.astype(np.float32)})
+    np.testing.assert_allclose(got, want, rtol=2e-3)
+
+
+def test_places_in_what_is_known_are_known() -> None:
+    """Operators whose results have a size that depends on the data are computed of constants, and refused otherwise."""
+    compare(
+        graph("""g (float[2, 3] x) => (float[3] y, float[2, 2] z)
+        <int64[2, 3] m = {1, 0, 2, 0, 0, 3}, bool[3] c = {1, 0, 1}> {
+        i = NonZero(m) t = Transpose(i) y = GatherND(x, t) z = Compress <axis = 1> (x, c) }""")
+    )
+    with pytest.raises(UnsupportedError, match="let the host do this"):
+        compile_model(graph("g (float[3] x) => (int64[1, n] y) { y = NonZero(x) }").SerializeToString())
 
 
 def test_long_chains_take_time_in_proportion() -> None:
@@ -260,10 +284,10 @@ REFUSED: dict[str, tuple[type[CompilerError], str, str]] = {
         "'y' is said to be INT64, what is computed is float32",
         "g (float[2] x) => (int64[2] y) { y = Relu(x) }",
     ),
-    "halves": (
+    "small floats": (
         UnsupportedError,
-        "'x' has elements of type FLOAT16",
-        "g (float16[2] x) => (float16[2] y) { y = Relu(x) }",
+        "'x' has elements of type FLOAT8E5M2",
+        "g (float8e5m2[2] x) => (float8e5m2[2] y) { y = Identity(x) }",
     ),
     "a shape that comes late": (
         UnsupportedError,

@@ -137,3 +137,55 @@ def test_arithmetic_of_quantised_numbers(operator: str) -> None:
     compare(
         model, {n: w.rng.integers(0, 256, s).astype(np.uint8) for n, s in (("a", (3, 8)), ("b", (8,)))}, run_onnxruntime
     )
+
+
+ELEMENTWISE: dict[str, tuple[dict[str, int], list[int]]] = {
+    "QLinearSoftmax": ({"axis": 1, "opset": 13}, [2, 4, 6, 6]),
+    "QLinearSoftmax over all axes from one on": ({"axis": 2, "opset": 11}, [2, 4, 6, 6]),
+    "QLinearSigmoid": ({}, [2, 4, 6, 6]),
+    "QLinearLeakyRelu": ({}, [2, 4, 6, 6]),
+    "QLinearAveragePool": ({"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}, [2, 4, 3, 3]),
+    "QLinearGlobalAveragePool": ({"channels_last": 0}, [2, 4, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("case", ELEMENTWISE)
+def test_functions_of_quantised_numbers(case: str) -> None:
+    """With a scale and a zero point before and behind."""
+    w = ModelWriter()
+    attributes, shape = ELEMENTWISE[case]
+    scales = [scalar(w, 0.03), scalar(w, 100, np.uint8), scalar(w, 0.0101), scalar(w, 7, np.uint8)]
+    x = w.input("x", [2, 4, 6, 6], U8)
+    y = w.node(case.split(maxsplit=1)[0], x, *scales, domain="com.microsoft", **attributes)
+    model = w.model(y, domains={"com.microsoft": 1}, types={y: (U8, shape)})
+    compare(model, {"x": w.rng.integers(0, 256, (2, 4, 6, 6)).astype(np.uint8)}, run_onnxruntime)
+
+
+def test_one_of_two_quantised_values() -> None:
+    """Each with a scale of its own."""
+    w = ModelWriter()
+    c, a, b = w.input("c", [3, 1], TensorProto.BOOL), w.input("a", [3, 8], U8), w.input("b", [8], U8)
+    scales = [[scalar(w, s), scalar(w, z, np.uint8)] for s, z in ((0.1, 10), (0.2, 20), (0.15, 30))]
+    y = w.node("QLinearWhere", c, a, *scales[0], b, *scales[1], *scales[2], domain="com.microsoft")
+    model = w.model(y, domains={"com.microsoft": 1}, types={y: (U8, [3, 8])})
+    inputs = {n: w.rng.integers(0, 256, s).astype(np.uint8) for n, s in (("a", (3, 8)), ("b", (8,)))}
+    compare(model, {"c": np.array([[True], [False], [True]]), **inputs}, run_onnxruntime)
+
+
+@pytest.mark.parametrize("is_quantised", [True, False])
+@pytest.mark.parametrize(("left", "right"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_dense_layers_of_bytes(left: int, right: int, *, is_quantised: bool) -> None:
+    """With a scale for each column, either side transposed, and a result of bytes or of floats."""
+    w = ModelWriter()
+    a = w.input("a", [40, 5] if left else [5, 40], U8)
+    b = w.constant(w.rng.integers(-127, 128, (7, 40) if right else (40, 7)).astype(np.int8))
+    columns = [w.constant(w.rng.uniform(0.001, 0.01, 7).astype(np.float32)), w.constant(np.zeros(7, np.int8))]
+    bias = w.constant(w.rng.integers(-9000, 9000, 7).astype(np.int32))
+    behind = [scalar(w, 0.1), scalar(w, 120, np.uint8)] if is_quantised else []
+    y = w.node(
+        "QGemm", a, scalar(w, 0.02), scalar(w, 100, np.uint8), b, *columns, bias, *behind,
+        domain="com.microsoft", transA=left, transB=right, alpha=0.5,
+    )  # fmt: skip
+    model = w.model(y, domains={"com.microsoft": 1}, types={y: (U8 if is_quantised else TensorProto.FLOAT, [5, 7])})
+    # Small numbers: where it saturates sums of 16 bits, onnxruntime is another engine.
+    compare(model, {"a": w.rng.integers(0, 128, (40, 5) if left else (5, 40)).astype(np.uint8)}, run_onnxruntime)
