@@ -268,6 +268,7 @@ def _client(arguments: argparse.Namespace) -> LocalClient:
 def _as_json(answer: Answer) -> dict[str, object]:
     outputs = {
         name: {"datatype": o.datatype, "shape": o.shape, "values": o.values, "labels": o.labels}
+        | ({"has_nan": True} if o.has_nan else {})
         for name, o in answer.outputs.items()
     }
     return {"model": answer.model, "version": answer.version, "outputs": outputs}
@@ -279,7 +280,8 @@ def _as_text(answer: Answer) -> str:
         shown = ", ".join(f"{value:.6g}" for value in output.values[:16])
         more = f", … {len(output.values)} in all" if len(output.values) > 16 else ""
         label = f"  → {', '.join(output.labels)}" if output.labels else ""
-        lines.append(f"  {name} {output.datatype}{list(output.shape)}: {shown}{more}{label}")
+        flag = "  (has NaN)" if output.has_nan else ""
+        lines.append(f"  {name} {output.datatype}{list(output.shape)}: {shown}{more}{label}{flag}")
     return "\n".join(lines)
 
 

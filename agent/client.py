@@ -80,13 +80,17 @@ class ModelMetadata(NamedTuple):
 
 
 class OutputTensor(NamedTuple):
-    """One output. `labels` holds the name of the highest number of each row, when the release names them."""
+    """One output. `labels` holds the name of the highest number of each row, when the release names them.
+
+    `has_nan` says that NaN stands in it; only a device whose policy flags NaN looks for it.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     raw: bytes
     labels: tuple[str, ...] = ()
+    has_nan: bool = False
 
     @property
     def values(self) -> list[Any]:
@@ -345,9 +349,14 @@ def _parse_answer(body: bytes, json_length: int | None) -> Answer:
     response = json.loads(head)
     outputs = {}
     for output in response["outputs"]:
-        size = output["parameters"]["binary_data_size"]
+        parameters = output["parameters"]
+        size = parameters["binary_data_size"]
         outputs[output["name"]] = OutputTensor(
-            name=output["name"], datatype=output["datatype"], shape=tuple(output["shape"]), raw=bytes(tail[:size])
+            name=output["name"],
+            datatype=output["datatype"],
+            shape=tuple(output["shape"]),
+            raw=bytes(tail[:size]),
+            has_nan=parameters.get("has_nan", False),
         )
         tail = tail[size:]
     return Answer(model=response["model_name"], version=response["model_version"], outputs=outputs)

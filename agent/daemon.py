@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
-import msgspec
-
 from agent.acks import Acks
 from agent.captures import FOLDER_NAME as CAPTURES_NAME
 from agent.captures import Captures
@@ -30,13 +28,13 @@ from agent.executor import Executor
 from agent.files import Files
 from agent.host import ModelHost
 from agent.identity import load_identity
-from agent.inbox import Inbox
+from agent.inbox import Inbox, Reload, Stop
 from agent.installer import Installer
 from agent.jobs import Assembled, Done, Jobs, Result
 from agent.lock import lock_folder
 from agent.logs import named
 from agent.mqtt import Endpoint, Link, LinkDown, LinkEvent, LinkUp, Message, Oversize
-from agent.policy import capacity_of, followed, load_policy, waiting
+from agent.policy import Policy, capacity_of, followed, load_policy, waiting
 from agent.runtime import ModelError, ModuleCache, Zygote, provide_stacks
 from agent.serving.bound import BoundInputs
 from agent.serving.listeners import listeners
@@ -64,14 +62,6 @@ WORKER_GRACE_S: Final = 15.0
 _log = logging.getLogger(__name__)
 
 
-class Stop(msgspec.Struct, frozen=True):
-    """A signal asked the agent to end."""
-
-
-class Reload(msgspec.Struct, frozen=True):
-    """A signal asked the agent to read its policy again."""
-
-
 Item = LinkUp | LinkDown | Message | Oversize | Faulted | Stop | Reload | Result
 
 
@@ -95,7 +85,6 @@ class Daemon:
         self._core = Core(self._store, self._clock, self._session, self._act)
         self._meter = UsageMeter()
         self._captures = Captures(state_dir / CAPTURES_NAME, isolation=policy.isolation)
-        self._captures.allow(policy.max_captures, policy.max_captures_bytes)
         diagnostics = Diagnostics(self._meter, self._captures, self._clock.wall_ms)
         self._host = ModelHost(self._meter, self._on_fault, diagnostics)
         self._files = Files(state_dir / "files", policy.disk_quota_bytes)
@@ -178,11 +167,11 @@ class Daemon:
     def _start(self) -> None:
         told = named("started", version=AGENT_VERSION, device=self._identity.device_id, session=self._session)
         _log.info("fleet-agent %(version)s starts as %(device)s, start %(session)d", told["fields"], extra=told)
+        self._follow(self._policy)
         self._core.drain()  # serves what is committed, from the disk
         if self._store.problem:
             self._make_room()  # perhaps it is ours to make
         self._service.start()
-        self._bound.bind(self._policy.bindings)
         self._systemd.ready(self._summary())
         topics, device = self._identity.topics, self._identity.device_id
         own: dict[str, tuple[Document | Literal["ack"], int]] = {
@@ -318,16 +307,21 @@ class Daemon:
             _log.error("the policy stays as it was: %s", error, extra=named("policy", is_valid=False))
         else:
             later, policy = waiting(self._policy, read), followed(self._policy, read)
-            self._captures.allow(policy.max_captures, policy.max_captures_bytes)
-            self._installer.capacity = self._uplink.capacity = capacity_of(policy)
-            self._files.quota_bytes = policy.disk_quota_bytes
-            self._bound.bind(policy.bindings)
+            self._follow(policy)
             self._executor.enforce_policy(self._core.state)
             self._core.post(PolicyRead())
             self._core.has_announcement = True
             note = f"; these wait for the next start: {', '.join(later)}" if later else ""
             _log.info("policy read again%s", note, extra=named("policy", is_valid=True, waiting=later))
         self._systemd.ready(self._summary())
+
+    def _follow(self, policy: Policy) -> None:
+        """Obey what can be obeyed at any time."""
+        self._captures.allow(policy.max_captures, policy.max_captures_bytes)
+        self._installer.capacity = self._uplink.capacity = capacity_of(policy)
+        self._files.quota_bytes = policy.disk_quota_bytes
+        self._host.flags_nan = policy.nan_outputs == "flag"
+        self._bound.bind(policy.bindings)
 
     def _summary(self) -> str:
         return f"{len(self._host.manifests())} models active, start {self._session}"

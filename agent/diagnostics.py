@@ -24,6 +24,8 @@ from protocol.manifest import Manifest
 LOG_INTERVAL_S: Final = 60.0
 """How often the same fault of the same release is logged at most; every one is counted."""
 MAX_LOGGED: Final = 256
+NAN_OUTPUT: Final = "nan_output"
+"""Counted like a kind of trap, with the output's name for a layer."""
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +78,16 @@ class Diagnostics:
                     **msgspec.to_builtins(facts),
                 ),
             )
+
+    def note_nan(self, manifest: Manifest, inputs: Sequence[bytes], outputs: Sequence[str]) -> None:
+        """Count and log the outputs of an answer in which NaN stands."""
+        model, version = manifest.model, manifest.version
+        for output in map(printable, outputs):
+            self._meter.record_trap(model, version, NAN_OUTPUT, output)
+            if self._is_news((model, version, NAN_OUTPUT, output)):
+                told = named(NAN_OUTPUT, model=model, version=version, output=output)
+                digest = _digest(inputs)
+                _log.warning("%s %s: NaN in output %r; input sha256 %s", model, version, output, digest, extra=told)
 
     def _is_news(self, key: tuple[str, str, str, str]) -> bool:
         now_s = time.monotonic()

@@ -18,6 +18,7 @@ import msgspec
 
 from agent.diagnostics import Diagnostics
 from agent.errors import AgentError
+from agent.nan_outputs import FindNan, nan_finder
 from agent.runtime.errors import FaultError, InputError, ModelClosedError, ModelError
 from agent.runtime.instance import LoadedModel
 from agent.usage import UsageMeter
@@ -72,6 +73,8 @@ class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     """Of the release that answered."""
     state: object
     """Stands for what a stateful model remembers now; as good as none for others."""
+    nan_outputs: tuple[str, ...] = ()
+    """The outputs in which NaN stands, if the host flags it."""
 
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +82,7 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
 
     manifest: Manifest
     model: LoadedModel
+    find_nan: FindNan
 
     @property
     def version(self) -> str:
@@ -103,6 +107,8 @@ class ModelHost:
         self._meter = meter
         self._diagnostics = diagnostics or Diagnostics(meter)
         self._on_fault = on_fault
+        self.flags_nan = False
+        """Whether answers are searched for NaN: it is told and counted, and the answer given all the same."""
         self._slots: dict[str, _Slot] = {}
         self._lock = threading.Lock()  # of those who replace slots; calls do without
 
@@ -114,7 +120,7 @@ class ModelHost:
         """
         if manifest.stateful:
             model.reset()
-        resident = Resident(manifest=manifest, model=model)
+        resident = Resident(manifest=manifest, model=model, find_nan=nan_finder(manifest.outputs))
         start_ns = time.perf_counter_ns()
         with self._lock:
             old = self._slots.get(manifest.model)
@@ -241,10 +247,18 @@ class ModelHost:
             if isinstance(error, FaultError):
                 self._diagnostics.note(resident.manifest, model.caps, inputs, error)
             raise
+        nan_outputs = resident.find_nan(outputs) if self.flags_nan else ()
         latency_us = (time.perf_counter_ns() - start_ns) // 1000
         self._meter.record(name, version, latency_us, model.memory_bytes)
+        if nan_outputs:
+            self._diagnostics.note_nan(resident.manifest, inputs, nan_outputs)
         return InferResult(
-            version=version, outputs=outputs, latency_us=latency_us, manifest=resident.manifest, state=remembered
+            version=version,
+            outputs=outputs,
+            latency_us=latency_us,
+            manifest=resident.manifest,
+            state=remembered,
+            nan_outputs=nan_outputs,
         )
 
     def _suspend(self, slot: _Slot, fault: ModelError) -> None:

@@ -9,6 +9,7 @@ mqtt_protocol          = "auto"      # or "5", or "3.1.1"
 max_captures           = 0           # inputs on which a model went wrong that are kept, to replay them
 max_captures_bytes     = 16777216    # of all of them together
 http_address           = ""          # of the local API besides the Unix socket, as in "127.0.0.1:8000"
+nan_outputs            = "allow"     # or "flag": say and count when NaN stands in an answer
 
 [[bindings]]                         # none by default, as many as `agent.bindings` allows
 model     = "digits"
@@ -50,12 +51,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_captures_bytes: _Positive = 16 * limits.MIB
     http_address: str = ""
     """A loopback address and port for the local API, besides the Unix socket; empty for none."""
+    nan_outputs: Literal["allow", "flag"] = "allow"
+    """Whether a caller and the telemetry are told when NaN stands in an answer, which is given all the same."""
     bindings: Bindings = ()
     """Models that answer what is published on topics of the broker."""
 
 
 AT_ONCE: Final = frozenset(
-    {"max_captures", "max_captures_bytes", "max_model_memory_bytes", "disk_quota_bytes", "bindings"}
+    {
+        "max_captures",
+        "max_captures_bytes",
+        "max_model_memory_bytes",
+        "disk_quota_bytes",
+        "nan_outputs",
+        "bindings",
+    }
 )
 """What a running agent follows when it reads the policy again; the rest waits for its next start."""
 

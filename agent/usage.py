@@ -72,7 +72,7 @@ class UsageMeter:
             errors[code] = errors.get(code, 0) + 1
 
     def record_trap(self, model: str, version: str, kind: str, layer: str) -> None:
-        """Count where in the module a call failed; the failure itself counts as an error besides."""
+        """Count where in the module a call went wrong; one that failed counts as an error besides."""
         with self._lock:
             self._usage(model, version).traps.record(kind, layer)
 

@@ -144,7 +144,7 @@ class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
     latency: SketchData
     memory_peak_bytes: Count
     traps: tuple[TrapCount, ...] = ()
-    """Those of the `errors` that happened at some place in the module, by kind and layer."""
+    """Those of the `errors` that happened at some place in the module, by kind and layer; and answers with NaN."""
 
 
 class DeviceUsage(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ Source: https://github.com/kserve/open-inference-protocol, `inference_rest.md`, 
 
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -42,10 +42,14 @@ class InputParameters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutputParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`binary_data` asks for bytes behind the JSON, `binary_data_size` says how many there are."""
+    """`binary_data` asks for bytes behind the JSON, `binary_data_size` says how many there are.
+
+    `has_nan` (ours) says that NaN stands in the output, on a device whose policy flags it.
+    """
 
     binary_data: bool | None = None
     binary_data_size: int | None = None
+    has_nan: bool | None = None
     classification: int | None = None
     shared_memory_region: str | None = None
 
@@ -247,11 +251,15 @@ def requested_outputs(request: InferRequest, specs: Sequence[TensorSpec]) -> dic
 
 
 def encode_response(
-    manifest: Manifest, outputs: Sequence[bytes], wanted: dict[str, bool], request_id: str | None
+    manifest: Manifest,
+    outputs: Sequence[bytes],
+    wanted: dict[str, bool],
+    request_id: str | None,
+    nan_outputs: Collection[str] = (),
 ) -> tuple[bytes, int | None]:
     """Return the body of a response, and the length of its JSON if binary tensors follow it.
 
-    Each of `outputs` holds one or more items, one behind the other.
+    Each of `outputs` holds one or more items, one behind the other; those named in `nan_outputs` are flagged.
     """
     raw = {spec.name: (spec, data) for spec, data in zip(manifest.outputs, outputs, strict=True)}
     described, tail = [], []
@@ -261,13 +269,16 @@ def encode_response(
             tail.append(data)
         if len(data) != spec.size_bytes:
             spec = msgspec.structs.replace(spec, shape=(len(data) // spec.size_bytes, *spec.shape[1:]))
+        size_bytes, has_nan = len(data) if is_binary else None, name in nan_outputs or None
         described.append(
             InferOutput(
                 name=name,
                 datatype=spec.datatype,
                 shape=spec.shape,
                 data=None if is_binary else unpack(data, spec),
-                parameters=OutputParameters(binary_data_size=len(data)) if is_binary else None,
+                parameters=OutputParameters(binary_data_size=size_bytes, has_nan=has_nan)
+                if is_binary or has_nan
+                else None,
             )
         )
     head = msgspec.json.encode(

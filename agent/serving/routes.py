@@ -168,7 +168,8 @@ class Routes:
         answered = results[0].manifest
         outputs = [b"".join(parts) for parts in zip(*(result.outputs for result in results), strict=True)]
         wanted = requested_outputs(asked, answered.outputs)
-        reply, json_length = encode_response(answered, outputs, wanted, asked.id)
+        nan_outputs = {name for result in results for name in result.nan_outputs}
+        reply, json_length = encode_response(answered, outputs, wanted, asked.id, nan_outputs)
         if json_length is None:
             return Reply(status=200, body=reply)
         return Reply(

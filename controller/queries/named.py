@@ -61,7 +61,8 @@ FROM error_totals WHERE :model IS NULL OR model = :model GROUP BY model, version
     ),
     NamedQuery(
         name="traps",
-        about="where in each release inference went wrong, and how: the layer's name and the kind of trap",
+        about="where in each release inference went wrong, and how: the layer's name and the kind of trap; "
+        "of the kind nan_output, an output's name and how many answers had NaN in it",
         sql="""SELECT model, version, layer, kind, sum(traps) AS traps, count(DISTINCT device) AS devices,
        max(received_at) AS last_at
 FROM trap_log WHERE :model IS NULL OR model = :model

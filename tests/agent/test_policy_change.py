@@ -1,5 +1,6 @@
 """The owner of a device lowers its policy: what is installed obeys it too, with a reason, and never by a crash loop."""
 
+import math
 import signal
 import struct
 from collections.abc import Callable
@@ -8,6 +9,7 @@ import pytest
 
 from agent.client import ClientError
 from controller.broker import BrokerProcess
+from protocol.messages import TrapCount
 from tests.agent.rig import Agent, Backend, wait_for
 from tests.agent.signing import Bundle, bundle
 from tests.contracts.conftest import Peer
@@ -118,6 +120,25 @@ def test_signal_changes_at_once_what_is_promised_and_nothing_else(agent: Agent, 
     wait_for("the log", lambda: "these wait for the next start: max_deadline_ms" in agent.log())
     by_restart(agent)
     backend.wait("both limits", lambda: _limits(backend) == (PAGE, 50))
+
+
+def test_nan_is_flagged_as_soon_as_the_policy_says_so(agent: Agent, backend: Backend) -> None:
+    """The answer stays what it was, also of a release whose self-test promises NaN; telemetry counts it by output."""
+    promises_nan = bundle("1.1.0", 2, vectors=struct.pack("<2f", math.nan, math.nan))
+    install(agent, backend, SMALL)
+    assert math.isnan(agent.infer(math.nan)[1])
+    (agent.state_dir / "policy.toml").write_text('nan_outputs = "flag"')
+    by_signal(agent)
+    wait_for("the log", lambda: "policy read again" in agent.log())
+    backend.release(promises_nan)
+    backend.assign(promises_nan)
+    backend.wait_end(promises_nan)
+    answers = [agent.infer(value) for value in (1.0, math.nan, 2.0, math.nan)]
+    assert [("1.1.0", "2.0"), ("1.1.0", "nan"), ("1.1.0", "4.0"), ("1.1.0", "nan")] == [(v, str(y)) for v, y in answers]
+    assert 0 == agent.stop()
+    traps = [(usage.version, trap) for record in backend.telemetry for usage in record.models for trap in usage.traps]
+    assert [("1.1.0", TrapCount(kind="nan_output", layer="y", count=2))] == traps
+    assert "1.1.0: NaN in output 'y'; input sha256" in agent.log()
 
 
 def _limits(backend: Backend) -> tuple[int, int] | None:

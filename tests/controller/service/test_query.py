@@ -45,7 +45,7 @@ def busy(fleet: FleetCore) -> FleetCore:
     for latencies in ([1_000] * 98, [5_000, 100_000]):
         traps = tuple(
             TrapCount(kind=kind, layer=layer, count=n)
-            for kind, layer, n in (("unreachable", "conv1", 1), ("out_of_bounds", "", 2))
+            for kind, layer, n in (("unreachable", "conv1", 1), ("out_of_bounds", "", 2), ("nan_output", "y", 5))
         )
         fleet.say(one, "telemetry", one.telemetry(one.record((release, latencies), errors={"trap": 3}, traps=traps)))
     fleet.say(two, "liveness", two.liveness(online=False))
@@ -106,9 +106,11 @@ def test_the_dashboard_shows_what_happened(busy: FleetCore, queries: Queries) ->
     assert ["press-3", "press-2"] == column(named("stale-devices"), "device")
     assert ["trap"] == column(named("errors"), "code")
     assert [6] == column(named("errors"), "errors")
-    assert [("double", "1.0.0", None, "out_of_bounds", 4, 1), ("double", "1.0.0", "conv1", "unreachable", 2, 1)] == [
-        row[:6] for row in named("traps", model="double").rows
-    ]
+    assert [
+        ("double", "1.0.0", "y", "nan_output", 10, 1),
+        ("double", "1.0.0", None, "out_of_bounds", 4, 1),
+        ("double", "1.0.0", "conv1", "unreachable", 2, 1),
+    ] == [row[:6] for row in named("traps", model="double").rows]
     assert "succeeded" in column(named("device-history", device="press-1"), "state")
     assert [12.5] == column(named("device-health"), "cpu_percent")
     assert "rollout.start" in column(named("audit"), "action")
