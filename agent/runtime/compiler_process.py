@@ -51,11 +51,28 @@ def main(stack_kib: int, memory_bytes: int, output: Path) -> int:
 def _give_way() -> None:
     """Run only where a processor would be idle, so that no inference waits for the compiler; nice after a while."""
     os.nice(_NICENESS)
-    with contextlib.suppress(OSError):  # a service manager may forbid it
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if not _may_insist():
+        return
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     timer = threading.Timer(_PATIENCE_S, _insist)
     timer.daemon = True
     timer.start()
+
+
+def _may_insist() -> bool:
+    """Return whether there is a way back: for a user without rights only where RLIMIT_NICE allows our niceness."""
+    tried: list[bool] = []
+
+    def try_it() -> None:  # in a thread that ends: each has a policy of its own
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            tried.append(True)
+
+    thread = threading.Thread(target=try_it)
+    thread.start()
+    thread.join()
+    return bool(tried)
 
 
 def _insist() -> None:

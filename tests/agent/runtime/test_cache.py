@@ -248,6 +248,22 @@ def test_compiler_insists_after_a_while() -> None:
     assert f"{os.SCHED_OTHER} 10" == done.stdout.strip()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="drops the rights of root")
+def test_compiler_of_a_user_without_rights_does_not_starve() -> None:
+    """Such a user cannot leave the idle class again: the compiler stays an ordinary, nice process from the start."""
+    code = """if True:
+        import os, threading
+        from agent.runtime import compiler_process
+        compiler_process._PATIENCE_S = 0.0
+        os.setresuid(65534, 65534, 65534)
+        compiler_process._give_way()
+        for thread in threading.enumerate()[1:]:
+            thread.join()
+        print(os.sched_getscheduler(0), os.nice(0))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert f"{os.SCHED_OTHER} 10" == done.stdout.strip()
+
+
 def manners(pid: int) -> tuple[int, int, int] | None:
     try:
         nice = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16])
