@@ -10,12 +10,14 @@ from compiler.passes.affine import fold_scales_and_shifts
 from compiler.passes.fusion import fuse_elementwise
 from compiler.passes.normalisation import fuse_layer_norm
 from compiler.passes.numbers import put_numbers_into_formulas
+from compiler.passes.views import sink_transposes
 
 Pass = Callable[[Graph], Graph]
 
 PASSES: tuple[Pass, ...] = (
     put_numbers_into_formulas,
     fuse_layer_norm,
+    sink_transposes,
     fuse_elementwise,
     fold_scales_and_shifts,
 )
