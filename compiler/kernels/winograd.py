@@ -1,11 +1,18 @@
-"""Convolutions of 3 x 3 by Winograd's minimal filtering F(2 x 2, 3 x 3): 16 products in the place of 36.
+"""Convolutions of 3 x 3 by Winograd's minimal filtering: 16 products in the place of 36, or 36 in the place of 144.
 
-An image is cut into windows of 4 x 4 pixels, two apart. Each becomes 16 numbers for each channel, so does each filter;
-number by number they are multiplied as matrices, and each 16 products become 2 x 2 pixels of the result. Where the
-image has an odd side, the last windows overlap those before. Source: Lavin and Gray, Fast Algorithms for Convolutional
-Neural Networks, 2015.
+An image is cut into windows of 4 x 4 pixels, two apart: F(2 x 2, 3 x 3); or of 6 x 6, four apart: F(4 x 4, 3 x 3).
+Each becomes as many numbers for each channel, so does each filter; number by number they are multiplied as matrices,
+and what the products of a window are becomes 2 x 2 or 4 x 4 pixels of the result. Where the image does not consist of
+whole windows, the last ones overlap those before.
+
+A product of polynomials is computed at points: 0, 1, -1 and infinity for the small windows, and 0, +-sqrt(1/2),
++-sqrt(2) and infinity for the large ones. With +-1 and +-2, as usual, rounding would take up to four times more from
+the result; so it takes at most twice what it takes from a plain sum. Sources: Lavin and Gray, Fast Algorithms for
+Convolutional Neural Networks, 2015; Barabasz, Anderson, Soodhalter and Gregg, Error Analysis and Improving the Accuracy
+of Winograd Convolution for Deep Neural Networks, 2018.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -14,25 +21,40 @@ import numpy as np
 
 from compiler.dtypes import DType
 from compiler.kernels.nest import Pointer, Step, nest
+from compiler.kernels.target import Target
 from compiler.kernels.tiles import FLOAT_BYTES, LANES, VECTOR_BYTES, Finish, Floats, Walk, overlapping
 from compiler.loops.elements import store_vector
 from compiler.wasm import V128, Function, V128Local, f32x4, v128
 
-SIDE: Final = 4
-"""Pixels of a window, along either side."""
-STEP: Final = 2
-"""From one window to the next, and pixels of the result from one."""
-BIASED: Final = SIDE + 1
-"""The product that is part of all four pixels once, so that a bias can be added to it."""
+STEPS: Final = (2, 4)
+"""From one window to the next, and pixels of the result from one, along either side."""
 _WAY_BYTES: Final = 4096
 """Addresses that lie so far apart share a place in a first cache, which has room for eight of them."""
 _GAP_BYTES: Final = 320
-_FILTER: Final = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+_NEAR, _FAR = math.sqrt(0.5), math.sqrt(2)
+_FILTERS: Final = {
+    2: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
+    4: np.array(
+        [
+            [1, 0, 0],
+            *([-2 / 3, sign * _NEAR * -2 / 3, -1 / 3] for sign in (1, -1)),
+            *([1 / 6, sign * _FAR / 6, 1 / 3] for sign in (1, -1)),
+            [0, 0, 1],
+        ]
+    ),
+}
+"""What a filter of three numbers is at each point, as a matrix (points, 3)."""
+
+
+def side(step: int) -> int:
+    """Return the pixels of a window along either side."""
+    return step + 2
 
 
 class WindowsKernel(msgspec.Struct, frozen=True):
     """Everything that fixes the code of one transformation; distances are in bytes."""
 
+    step: int
     rows: int
     """Of pixels of the result."""
     columns: int
@@ -44,66 +66,68 @@ class WindowsKernel(msgspec.Struct, frozen=True):
     @property
     def windows(self) -> int:
         """How many windows there are."""
-        return -(-self.rows // STEP) * self.windows_in_row
+        return -(-self.rows // self.step) * self.windows_in_row
 
     @property
     def windows_in_row(self) -> int:
         """How many windows lie beside each other."""
-        return -(-self.columns // STEP)
+        return -(-self.columns // self.step)
 
     @property
     def plane_bytes(self) -> int:
-        """From one of the 16 numbers to the next: a matrix (windows, channels), and a gap to spread them in caches."""
+        """From one number of the windows to the next: a matrix (windows, channels), then a gap to spread them."""
         size = self.windows * self.channels * FLOAT_BYTES
         return size + (_GAP_BYTES - size) % _WAY_BYTES
 
     def times(self) -> tuple[int, int, int]:
         """Return the loops: rows of windows, windows, vectors of channels."""
-        return -(-self.rows // STEP), self.windows_in_row, self.channels // LANES
+        return -(-self.rows // self.step), self.windows_in_row, self.channels // LANES
 
     def along_image(self, walk: Walk) -> tuple[Step, Step, Step]:
         """Return the steps of a pointer to pixels along the loops."""
         channel = VECTOR_BYTES if walk.channel_bytes else 0
         down, right = (walk.row_bytes, self.rows), (walk.pixel_bytes, self.columns)
-        return overlapping(*down, STEP), overlapping(*right, STEP), channel
+        return overlapping(*down, self.step), overlapping(*right, self.step), channel
 
     def along_planes(self) -> tuple[int, int, int]:
-        """Return the steps of a pointer to the 16 numbers along the loops."""
+        """Return the steps of a pointer to the numbers of the windows along the loops."""
         window = self.channels * FLOAT_BYTES
         return self.windows_in_row * window, window, VECTOR_BYTES
 
 
-def transformed_filters(weights: Floats) -> Floats:
-    """Return filters (out, in, 3, 3) as 16 matrices (in, out)."""
-    squares = np.einsum("ir,ocrs,js->ijco", _FILTER, weights.astype(np.float64), _FILTER)
-    return np.asarray(squares.reshape(SIDE * SIDE, weights.shape[1], weights.shape[0]), np.float32)
+def transformed_filters(weights: Floats, step: int) -> Floats:
+    """Return filters (out, in, 3, 3) as matrices (in, out), one for each number of a window."""
+    at_points = _FILTERS[step]
+    squares = np.einsum("ir,ocrs,js->ijco", at_points, weights.astype(np.float64), at_points)
+    return np.asarray(squares.reshape(side(step) ** 2, weights.shape[1], weights.shape[0]), np.float32)
 
 
-def write_into_windows(f: Function, kernel: WindowsKernel) -> None:
+def write_into_windows(f: Function, kernel: WindowsKernel, target: Target) -> None:
     """Write the transformation of an image into `f`, whose parameters become the planes and the image."""
     planes, image = f.param_i32(), f.param_i32()
-    values, halves = f.v128s(SIDE * SIDE), f.v128s(SIDE * SIDE)
+    length, transform = side(kernel.step), _TRANSFORMS[kernel.step][0]
 
     def write_window() -> None:
-        for n, value in enumerate(values):
-            row, column = divmod(n, SIDE)
-            value.set(v128.load(image, row * kernel.image.row_bytes + column * kernel.image.pixel_bytes))
-        for column in range(SIDE):
-            for row, half in enumerate(_differences(values[column::SIDE])):
-                halves[row * SIDE + column].set(half)
-        for row in range(SIDE):
-            for column, whole in enumerate(_differences(halves[row * SIDE : (row + 1) * SIDE])):
-                f.do(v128.store(planes, whole, (row * SIDE + column) * kernel.plane_bytes))
+        columns = []
+        for column in range(length):
+            offsets = [row * kernel.image.row_bytes + column * kernel.image.pixel_bytes for row in range(length)]
+            pixels = [f.variable(v128.load(image, offset)) for offset in offsets]
+            columns.append([f.variable(value) for value in transform(f, target, pixels)])
+        for row in range(length):
+            for column, value in enumerate(transform(f, target, [values[row] for values in columns])):
+                f.do(v128.store(planes, value, (row * length + column) * kernel.plane_bytes))
 
     pointers = [Pointer(planes, kernel.along_planes()), Pointer(image, kernel.along_image(kernel.image))]
     nest(f, kernel.times(), pointers, write_window)
 
 
-def write_from_windows(f: Function, kernel: WindowsKernel, extras: Sequence[Walk], finish: Finish) -> None:
-    """Write the way back into `f`: parameters are the result, the planes and one address for each of `extras`."""
-    result, planes = f.param_i32(), f.param_i32()
+def write_from_windows(
+    f: Function, kernel: WindowsKernel, target: Target, extras: Sequence[Walk], finish: Finish
+) -> None:
+    """Write the way back into `f`: parameters are the result, the planes, the bias and an address for each extra."""
+    result, planes, bias = f.param_i32(), f.param_i32(), f.param_i32()
     others = [(f.param_i32(), walk) for walk in extras]
-    values, halves = f.v128s(SIDE * SIDE), f.v128s(STEP * SIDE)
+    length, transform = side(kernel.step), _TRANSFORMS[kernel.step][1]
 
     def load_extra(row: int, column: int) -> Callable[[int], V128]:
         def load(number: int) -> V128:
@@ -114,30 +138,73 @@ def write_from_windows(f: Function, kernel: WindowsKernel, extras: Sequence[Walk
         return load
 
     def write_window() -> None:
-        for n, value in enumerate(values):
-            value.set(v128.load(planes, n * kernel.plane_bytes))
-        for column in range(SIDE):
-            for row, half in enumerate(_sums(values[column::SIDE])):
-                halves[row * SIDE + column].set(half)
-        for row in range(STEP):
-            for column, whole in enumerate(_sums(halves[row * SIDE : (row + 1) * SIDE])):
-                done = finish(whole, load_extra(row, column))
+        columns = []
+        for column in range(length):
+            offsets = [(row * length + column) * kernel.plane_bytes for row in range(length)]
+            products = [f.variable(v128.load(planes, offset)) for offset in offsets]
+            columns.append([f.variable(value) for value in transform(f, target, products)])
+        added = f.variable(v128.load(bias))
+        for row in range(kernel.step):
+            for column, value in enumerate(transform(f, target, [values[row] for values in columns])):
+                done = finish(f32x4.add(value, added), load_extra(row, column))
                 place = row * kernel.image.row_bytes + column * kernel.image.pixel_bytes
                 store_vector(f, DType.F32, (result, place), done)
 
     pointers = [
         Pointer(result, kernel.along_image(kernel.image)),
         Pointer(planes, kernel.along_planes()),
+        Pointer(bias, (0, 0, VECTOR_BYTES)),
         *(Pointer(address, kernel.along_image(walk)) for address, walk in others),
     ]
     nest(f, kernel.times(), pointers, write_window)
 
 
-def _differences(d: Sequence[V128Local]) -> list[V128]:
+_Transform = Callable[[Function, Target, Sequence[V128Local]], list[V128]]
+
+
+def _into_small(_f: Function, _target: Target, d: Sequence[V128Local]) -> list[V128]:
     """Return four pixels in a row as the four numbers that filters are multiplied with."""
     return [f32x4.sub(d[0], d[2]), f32x4.add(d[1], d[2]), f32x4.sub(d[2], d[1]), f32x4.sub(d[1], d[3])]
 
 
-def _sums(m: Sequence[V128Local]) -> list[V128]:
+def _from_small(_f: Function, _target: Target, m: Sequence[V128Local]) -> list[V128]:
     """Return two pixels in a row from four products."""
     return [f32x4.add(f32x4.add(m[0], m[1]), m[2]), f32x4.sub(f32x4.sub(m[1], m[2]), m[3])]
+
+
+def _into_large(f: Function, target: Target, d: Sequence[V128Local]) -> list[V128]:
+    """Return six pixels in a row as the six numbers that filters are multiplied with."""
+
+    def at(point: float, other: float) -> list[V128]:
+        even = f.variable(target.nmadd(_all(other * other), d[2], d[4]))
+        odd = f.variable(target.nmadd(_all(other * other), d[1], d[3]))
+        return [target.madd(_all(point), odd, even), target.nmadd(_all(point), odd, even)]
+
+    return [
+        target.nmadd(_all(2.5), d[2], f32x4.add(d[0], d[4])),
+        *at(_NEAR, _FAR),
+        *at(_FAR, _NEAR),
+        target.nmadd(_all(2.5), d[3], f32x4.add(d[1], d[5])),
+    ]
+
+
+def _from_large(f: Function, target: Target, m: Sequence[V128Local]) -> list[V128]:
+    """Return four pixels in a row from six products."""
+    near, near_odd = f.variable(f32x4.add(m[1], m[2])), f.variable(f32x4.sub(m[1], m[2]))
+    far, far_odd = f.variable(f32x4.add(m[3], m[4])), f.variable(f32x4.sub(m[3], m[4]))
+    return [
+        f32x4.add(f32x4.add(m[0], near), far),
+        target.madd(_all(_NEAR), near_odd, f32x4.mul(_all(_FAR), far_odd)),
+        target.madd(_all(_NEAR**2), near, f32x4.add(far, far)),
+        target.madd(_all(_NEAR**3), near_odd, target.madd(_all(_FAR**3), far_odd, m[5])),
+    ]
+
+
+def _all(value: float) -> V128:
+    return f32x4.const(value)
+
+
+_TRANSFORMS: Final[dict[int, tuple[_Transform, _Transform]]] = {
+    2: (_into_small, _from_small),
+    4: (_into_large, _from_large),
+}

@@ -16,7 +16,7 @@ from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement, no_border
 from compiler.lowering.step import Emitter
 from compiler.lowering.tiling import choose_tiling
-from compiler.lowering.winograd import Convolution, add_winograd, pays
+from compiler.lowering.winograd import Convolution, add_winograd, best_step
 
 _CHANNEL, _ROW, _PIXEL = 1, 2, 3
 _FEW_TAPS = 9
@@ -34,8 +34,8 @@ def lower_conv(low: Lowering, node: Node, operation: ops.Conv) -> None:
     parts = _Parts(low, operation, image, output, extras)
     if operation.groups == image.shape[_CHANNEL] == weights.shape[0] and operation.groups > 1:
         parts.add_depthwise(weights, bias)
-    elif pays(operation, weights, output):
-        add_winograd(low, Convolution(operation, image, output, tuple(extras)), weights, bias)
+    elif step := best_step(operation, weights, output):
+        add_winograd(low, Convolution(operation, image, output, tuple(extras)), step, weights, bias)
     else:
         parts.add_tiles(weights, bias)
     low.move(output, result)
