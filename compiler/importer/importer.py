@@ -44,7 +44,7 @@ def import_model(model: ModelProto, options: CompileOptions) -> ImportedModel:
     scope = Scope(builder)
     bind_states(model.graph, types, options.states)
     if unknown := sorted(set(options.uint8_inputs) - (set(types) - set(options.states))):
-        raise OptionError(f"the model has no inputs {unknown} that are no states; it has {list(types)}")
+        raise OptionError(f"the model has no inputs {unknown} that could be bytes; it has {list(types)}")
     input_names = [name for name in types if name not in options.states]
     for name in (*input_names, *options.states):
         normalization = options.uint8_inputs.get(name)

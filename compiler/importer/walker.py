@@ -7,6 +7,7 @@ without a converter that ONNX defines by other operators is replaced by those.
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 from onnx import (
     GraphProto,
     NodeProto,
@@ -46,6 +47,10 @@ _MISFITS: Final = (
     checker.ValidationError,
 )
 """What a converter raises for a node whose attributes do not fit its inputs, as no check of the file finds out."""
+_WEIGHTED: Final = frozenset(
+    {"BatchNormalization", "Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "LayerNormalization", "MatMul", "RNN"}
+)
+"""Operators that add up what they make of their weights: one number that is none spoils what it is added to."""
 _ELEMENT_TYPES: Final = {dtype: number for number, dtype in ONNX_TYPES.items() if number not in HALVES}
 
 
@@ -170,6 +175,7 @@ class Walker:
         version = versions.get(domain, 1)
         before = self._builder.node_count
         try:
+            self._check_weights(node, inputs)
             if (domain, node.op_type) in CONVERTERS:
                 context = NodeContext(node, version, inputs, self._builder, _Bodies(self, scope))
                 CONVERTERS[domain, node.op_type](context)
@@ -180,8 +186,20 @@ class Walker:
                 self._expand(node, scope, versions, depth)
             _check_formulas(self._builder.nodes_from(before))
         except (NotConvertibleError, *_MISFITS) as error:
-            self._problems.append(f"{node.op_type} ({self._builder.layer}, opset {version}): {error}")
+            reason = str(error) if isinstance(error, NotConvertibleError) else f"its inputs do not fit it: {error}"
+            self._problems.append(f"{node.op_type} ({self._builder.layer}, opset {version}): {reason}")
             self._guess_results(node, domain, version, scope)
+
+    def _check_weights(self, node: NodeProto, inputs: Sequence[str | None]) -> None:
+        """Refuse weights that make every answer NaN."""
+        if node.op_type not in _WEIGHTED:
+            return
+        for name, value in zip(node.input, inputs, strict=True):
+            numbers = None if value is None else self._builder.value_of(value)
+            if numbers is not None and numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+                raise NotConvertibleError(
+                    f"its weights {name!r} hold NaN or infinity, so its results would: the training diverged"
+                )
 
     def _expand(self, node: NodeProto, scope: Scope, versions: dict[str, int], depth: int) -> None:
         """Convert the operators by which ONNX defines an operator."""

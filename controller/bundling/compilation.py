@@ -72,6 +72,8 @@ def compile_file(
 def _compile(
     path: Path, options: CompileOptions, targets: Sequence[Target], say: Say, *, is_profiled: bool
 ) -> Compilation:
+    with path.open("rb"):  # a file that is not there is no damaged model
+        pass
     model = compiler.read_model(path)
     say("read", f"{path.name}: {compiler.node_count(model):,} nodes")
     imported = compiler.import_model(model, options)

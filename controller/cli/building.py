@@ -108,10 +108,12 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
         version=None if version is None else str(Version.parse(version)),
         deadline_ms=deadline_ms,
     )
-    compilation = compile_file(file, chosen, [simd.target], screen.step)
-    [model] = compilation.models
     path = output or Path(f"{file.stem}.wasm")
     text_path = path.with_suffix(_TEXT_SUFFIX) if is_text or path.suffix == _TEXT_SUFFIX else None
+    if file in {path, text_path} or (path.exists() and file.exists() and path.samefile(file)):
+        raise typer.BadParameter(f"{path} is the model itself, which would be lost", param_hint="-o")
+    compilation = compile_file(file, chosen, [simd.target], screen.step)
+    [model] = compilation.models
     if text_path is not None:
         _write(text_path, _text(model.wasm))
     if path != text_path:
@@ -130,6 +132,9 @@ def _text(wasm: bytes) -> bytes:
 
 def _write(path: Path, data: bytes) -> None:
     try:
+        if path.exists() and not path.is_file():  # a device such as /dev/null, or a pipe: it stays what it is
+            path.write_bytes(data)
+            return
         durable.replace(path, data)
         path.chmod(0o644)
     except OSError as error:

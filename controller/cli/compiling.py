@@ -88,11 +88,13 @@ class CompileFlags(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _pairs(texts: Iterable[str] | None, option: str) -> list[tuple[str, str]]:
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for text in texts or ():
         name, separator, value = text.rpartition("=")
         if not separator or not name or not value:
             raise typer.BadParameter(f"expected NAME=VALUE, got {text!r}", param_hint=option)
+        if name in dict(pairs):
+            raise typer.BadParameter(f"{name!r} is given twice", param_hint=option)
         pairs.append((name, value))
     return pairs
 

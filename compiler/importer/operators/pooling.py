@@ -31,6 +31,8 @@ class _Windows:
             count = (math.ceil if n.integer("ceil_mode", 0) else math.floor)(free / self.strides[axis]) + 1
             if n.integer("ceil_mode", 0) and (count - 1) * self.strides[axis] >= length + self.fronts[axis]:
                 count -= 1  # a window that would start in the padding behind the image
+            if count < 1:
+                raise n.refuse(f"its window reaches over {reach} elements, the image and its padding have fewer")
             self.counts.append(count)
             # What the last window needs beyond the image and its padding.
             self.backs[axis] = max((count - 1) * self.strides[axis] + reach - length - self.fronts[axis], 0)

@@ -142,8 +142,48 @@ def test_files_over_two_gib(tmp_path: Path) -> None:
         compile_model(path)
 
 
-def test_weights_that_are_no_numbers() -> None:
-    """NaN and infinity in weights are carried into the result, as in every engine."""
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_weights_that_are_no_numbers(operator: str, number: float) -> None:
+    """Every answer would be none either: the model is refused, with the node and the name of the weights."""
     w = ModelWriter()
-    weights = np.array([[np.nan, 1], [2, np.inf]], np.float32)
-    assert compile_model(w.model(w.node("MatMul", w.input("x", [1, 2]), w.constant(weights)))).wasm
+    weights = np.array([[1, 1], [2, number]], np.float32)
+    y = w.node(operator, w.input("x", [1, 2]), w.constant(weights))
+    with pytest.raises(UnsupportedError, match=rf"{operator}_0, opset 17\): its weights 'c0' hold NaN or infinity"):
+        compile_model(w.model(y))
+
+
+def test_infinity_is_a_mask() -> None:
+    """Where it is added, nothing is spoilt."""
+    w = ModelWriter()
+    mask = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    assert compile_model(w.model(w.node("Softmax", w.node("Add", w.input("x", [4, 4]), w.constant(mask))))).wasm
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "said"),
+    [
+        ("MaxPool", {"kernel_shape": [9, 9]}, "its window reaches over 9 elements"),
+        ("AveragePool", {"kernel_shape": [2, 2], "strides": [0, 0]}, "its inputs do not fit it"),
+        ("Conv", {"strides": [0, 0]}, "its inputs do not fit it"),
+        ("Conv", {"group": 3}, "its inputs do not fit it"),
+        ("Conv", {"dilations": [9, 9]}, "its inputs do not fit it"),
+        ("Conv", {"pads": [1 << 40] * 4}, "expected at most 4,294,967,295 elements"),
+    ],
+)
+def test_attributes_that_do_not_fit(operator: str, attributes: dict[str, object], said: str) -> None:
+    """The file is valid, and the node is not possible."""
+    x, y = (helper.make_tensor_value_info(*v) for v in (("x", 1, [1, 2, 8, 8]), ("y", 1, None)))
+    names = ["x", "w"] if operator == "Conv" else ["x"]
+    node = helper.make_node(operator, names, ["y"], **attributes)
+    graph = helper.make_graph([node], "g", [x], [y])
+    graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, [4, 2, 3, 3], np.zeros(72)))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    with pytest.raises(CompilerError, match=said):
+        compile_model(model.SerializeToString())
+
+
+def test_inputs_that_overflow() -> None:
+    """Of a size that no number counts."""
+    with pytest.raises(TooLargeError, match="expected at most"):
+        compile_model(relu([1 << 40, 1 << 40]))

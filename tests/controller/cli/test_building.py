@@ -167,10 +167,14 @@ def test_a_state_is_kept_inside(tmp_path: Path) -> None:
         (["--uint8-input", "x", "--normalize", "1"], "expected MEAN,STD"),
         (["--uint8-input", "x", "--normalize", "1,0"], "a STD other than 0"),
         (["--simd", "avx"], "Invalid value for '--simd'"),
+        (["--input-shape", "x=1x2", "--input-shape", "x=1x3"], "'x' is given twice"),
+        (["-o", "Small CNN-1.2.0.onnx"], "is the model itself, which would be lost"),
+        (["-o", "./linked.wasm"], "is the model itself, which would be lost"),
     ],
 )
 def test_misspelt_options_are_usage(cnn: Path, args: list[str], said: str) -> None:
-    """What was not understood ends with exit code 2, before the file is read."""
+    """What was not understood ends with exit code 2, before the file is read; and the model is never written over."""
+    Path("linked.wasm").symlink_to(cnn)
     assert said in " ".join(error_of(call("build", str(cnn), *args), 2).split())
 
 
@@ -195,6 +199,25 @@ def test_what_does_not_fit_the_model_is_said(tmp_path: Path, args: list[str], co
     assert (1, code) == (done.returncode, failure["code"])
     assert said in failure["message"]
     assert not list(tmp_path.glob("*.wasm"))
+
+
+def test_a_pipe_stays_a_pipe(cnn: Path) -> None:
+    """What is no plain file, such as a device, is written into and not replaced."""
+    os.mkfifo("pipe")
+    with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE) as reader:
+        done = call("build", str(cnn), "-o", "pipe", "--json")
+        assert reader.stdout is not None
+        received = reader.stdout.read()
+    assert 0 == done.returncode, done.stderr
+    assert json.loads(done.stdout)["size_bytes"] == len(received)
+    assert Path("pipe").is_fifo()
+
+
+def test_a_file_that_is_not_there_is_no_damaged_model() -> None:
+    """The hint is about the path."""
+    said = error_of(call("build", "nothing.onnx"))
+    assert "cannot read nothing.onnx" in said
+    assert "give the path of a model file" in said
 
 
 def test_everything_unsupported_is_said_at_once(tmp_path: Path) -> None:
