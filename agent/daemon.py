@@ -324,7 +324,7 @@ class Daemon:
         self._bound.bind(policy.bindings)
 
     def _summary(self) -> str:
-        return f"{len(self._host.manifests())} models active, start {self._session}"
+        return f"models active: {len(self._host.manifests())}, start {self._session}"
 
     def _take_telemetry(self, wall_ms: int) -> None:
         self._telemetry_taken_ms = self._now_ms()
