@@ -37,6 +37,7 @@ from agent.mqtt import Endpoint, Link, LinkDown, LinkEvent, LinkUp, Message, Ove
 from agent.policy import Policy, capacity_of, followed, load_policy, waiting
 from agent.runtime import ModelError, ModuleCache, Zygote, provide_stacks
 from agent.serving.bound import BoundInputs
+from agent.serving.gate import Gate
 from agent.serving.listeners import listeners
 from agent.serving.service import LocalService
 from agent.status import AgentStatus, model_statuses
@@ -110,7 +111,9 @@ class Daemon:
         around = _Around(self._link, self._uplink, self._core, jobs, self._make_room)
         self._downloads = Downloads(self._files, identity.topics, around, rng)
         self._telemetry = Telemetry(self._meter, session=self._session, now_ms=self._clock.wall_ms())
-        self._service = LocalService(listeners(state_dir / SOCKET_NAME, policy.http_address), self._host, self.status)
+        self._gate = Gate()
+        callers = listeners(state_dir / SOCKET_NAME, policy.http_address)
+        self._service = LocalService(callers, self._host, self.status, gate=self._gate)
         self._bound = BoundInputs(self._service.answer, self._host.manifest, self._link)
         self._backlog = self._store.backlog()
         self._kinds: dict[str, Document | Literal["ack"]] = {}
@@ -320,6 +323,7 @@ class Daemon:
         self._captures.allow(policy.max_captures, policy.max_captures_bytes)
         self._installer.capacity = self._uplink.capacity = capacity_of(policy)
         self._files.quota_bytes = policy.disk_quota_bytes
+        self._gate.max_waiting = policy.max_queue
         self._host.flags_nan = policy.nan_outputs == "flag"
         self._bound.bind(policy.bindings)
 

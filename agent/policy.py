@@ -9,6 +9,7 @@ mqtt_protocol          = "auto"      # or "5", or "3.1.1"
 max_captures           = 0           # inputs on which a model went wrong that are kept, to replay them
 max_captures_bytes     = 16777216    # of all of them together
 http_address           = ""          # of the local API besides the Unix socket, as in "127.0.0.1:8000"
+max_queue              = 32          # callers that wait for one model; the next one is refused
 nan_outputs            = "allow"     # or "flag": say and count when NaN stands in an answer
 
 [[bindings]]                         # none by default, as many as `agent.bindings` allows
@@ -29,6 +30,7 @@ import msgspec
 from agent.bindings import Bindings, check_bindings
 from agent.errors import PolicyError
 from agent.runtime import engine_features, runtime_name
+from agent.serving.gate import LONGEST_QUEUE, MAX_WAITING
 from protocol import limits
 from protocol.admission import Capacity
 from protocol.topics import Topics
@@ -51,6 +53,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_captures_bytes: _Positive = 16 * limits.MIB
     http_address: str = ""
     """A loopback address and port for the local API, besides the Unix socket; empty for none."""
+    max_queue: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_QUEUE)] = MAX_WAITING
+    """How many callers wait for their turn at one model. With 0 nobody does: a model that is busy refuses."""
     nan_outputs: Literal["allow", "flag"] = "allow"
     """Whether a caller and the telemetry are told when NaN stands in an answer, which is given all the same."""
     bindings: Bindings = ()
@@ -63,6 +67,7 @@ AT_ONCE: Final = frozenset(
         "max_captures_bytes",
         "max_model_memory_bytes",
         "disk_quota_bytes",
+        "max_queue",
         "nan_outputs",
         "bindings",
     }

@@ -15,7 +15,9 @@ from typing import Final
 from agent.errors import AgentError
 
 MAX_WAITING: Final = 32
-"""How many callers wait for one model, besides the one whose turn it is."""
+"""How many callers wait for one model, besides the one whose turn it is, where the policy says nothing."""
+LONGEST_QUEUE: Final = 64
+"""The most that a policy may ask for: there are no more connections to wait on."""
 MAX_BODIES_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -44,6 +46,7 @@ class Gate:
 
     def __init__(self, max_waiting: int = MAX_WAITING, max_bodies_bytes: int = MAX_BODIES_BYTES) -> None:
         self.max_waiting = max_waiting
+        """May change at any time; those who wait already keep their places."""
         self._max_bodies_bytes = max_bodies_bytes
         self._bodies_bytes = 0
         self._lanes: dict[str, _Lane] = {}

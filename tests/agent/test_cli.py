@@ -224,7 +224,21 @@ def test_policy_has_defaults_and_bounds(tmp_path: Path) -> None:
     assert 5 == capacity_of(policy).max_deadline_ms
 
 
-@pytest.mark.parametrize("text", ["=", "max_deadline_ms = 0", "max_deadline_ms = 'x'", "typo = 1", "mqtt_protocol='4'"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=",
+        "max_deadline_ms = 0",
+        "max_deadline_ms = 'x'",
+        "typo = 1",
+        "mqtt_protocol='4'",
+        "max_queue = -1",
+        "max_queue = 65",
+        "max_queue = 1.5",
+        "nan_outputs = true",
+        "nan_outputs = 'refuse'",
+    ],
+)
 def test_policy_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     """A misspelt limit must not silently be no limit."""
     (tmp_path / "policy.toml").write_text(text)

@@ -3,15 +3,18 @@
 import math
 import signal
 import struct
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from agent.client import ClientError
+from agent.runtime import assemble
 from controller.broker import BrokerProcess
 from protocol.messages import TrapCount
 from tests.agent.rig import Agent, Backend, wait_for
-from tests.agent.signing import Bundle, bundle
+from tests.agent.signing import Bundle, bundle, scale_wat
 from tests.contracts.conftest import Peer
 
 pytestmark = pytest.mark.needs("mosquitto")
@@ -139,6 +142,36 @@ def test_nan_is_flagged_as_soon_as_the_policy_says_so(agent: Agent, backend: Bac
     traps = [(usage.version, trap) for record in backend.telemetry for usage in record.models for trap in usage.traps]
     assert [("1.1.0", TrapCount(kind="nan_output", layer="y", count=2))] == traps
     assert "1.1.0: NaN in output 'y'; input sha256" in agent.log()
+
+
+def test_queue_is_as_long_as_the_policy_says(agent: Agent, backend: Backend) -> None:
+    """Of two who call a model at once, one is refused where nobody may wait; after a SIGHUP that allows it, none is."""
+    spin_at_9 = "(if (f32.eq (f32.load (i32.const 0)) (f32.const 9)) (then (loop $l (br $l))))"
+    slow = assemble(scale_wat(2.0, infer=f"{spin_at_9} (i32.const 0)"))
+    policy = agent.state_dir / "policy.toml"
+    policy.write_text("max_queue = 0")
+    install(agent, backend, bundle(wasm=slow, deadline_ms=600))
+    assert ["deadline_exceeded", "overloaded"] == _call_at_once(agent, 2)
+    policy.write_text("max_queue = 1")
+    by_signal(agent)
+    wait_for("the log", lambda: "policy read again" in agent.log())
+    assert ["deadline_exceeded", "deadline_exceeded"] == _call_at_once(agent, 2)
+
+
+def _call_at_once(agent: Agent, count: int) -> list[str]:
+    """Return the codes of the errors, sorted, that as many callers get who run into the model's deadline together."""
+    start = threading.Barrier(count)
+
+    def call(_: int) -> str:
+        with agent.client() as client:
+            client.metadata("scale")
+            start.wait(20)
+            with pytest.raises(ClientError) as caught:
+                client.infer("scale", {"x": [9.0]})
+        return caught.value.code
+
+    with ThreadPoolExecutor(count) as callers:
+        return sorted(callers.map(call, range(count)))
 
 
 def _limits(backend: Backend) -> tuple[int, int] | None:
