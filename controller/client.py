@@ -83,6 +83,11 @@ class FleetClient:
         """Put newly signed targets metadata in force; raises ConflictError when another came first."""
         return self._parse(schema.TargetsAccepted, self._send("PUT", "tuf/targets", content=signed, headers=_JSON))
 
+    def recover_targets(self, signed: bytes) -> schema.TargetsRecovered:
+        """Put targets metadata that was in force before in force again; raises ConflictError when it is not newer."""
+        sent = self._send("POST", "tuf/targets/recover", content=signed, headers=_JSON)
+        return self._parse(schema.TargetsRecovered, sent)
+
     def has_file(self, digest: Digest) -> bool:
         """Return whether the service has the file already."""
         try:

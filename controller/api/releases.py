@@ -8,7 +8,7 @@ from litestar.params import FromPath, FromQuery, JSONBody
 
 from controller.api.access import new_actor
 from controller.api.office import Office, OfficeDependency
-from controller.api.schema import Info, Model, Release, TargetsAccepted, YankRequest
+from controller.api.schema import Info, Model, Release, TargetsAccepted, TargetsRecovered, YankRequest
 from controller.commands import releases as commands
 from controller.errors import NotFoundError
 from controller.reads.releases import get_release, list_models, list_releases
@@ -45,6 +45,13 @@ async def put_targets(request: AnyRequest, office: OfficeDependency) -> TargetsA
     """Put newly signed targets metadata in force; 409 when another came first."""
     raw = await request.body()
     return await sync_to_thread(commands.accept_targets, office.core, raw, new_actor())
+
+
+@post("/v1/tuf/targets/recover", request_max_body_size=MAX_TARGETS_BYTES, status_code=200)
+async def recover_targets(request: AnyRequest, office: OfficeDependency) -> TargetsRecovered:
+    """Put the operator's newest targets metadata in force again after a restore; 409 when the service is not behind."""
+    raw = await request.body()
+    return await sync_to_thread(commands.recover_targets, office.core, raw, new_actor())
 
 
 @head("/v1/files/{digest:str}", sync_to_thread=True)
@@ -98,4 +105,4 @@ def yank(
     return commands.yank(office.core, model, version, data.reason, new_actor())
 
 
-HANDLERS = (info, targets, put_targets, has_file, put_file, models, releases, release, yank)
+HANDLERS = (info, targets, put_targets, recover_targets, has_file, put_file, models, releases, release, yank)

@@ -5,6 +5,7 @@ Paths, all below `/v1` and with `Authorization: Bearer <token>` on the operator 
     GET    /info                                  Info
     GET    /tuf/targets                           the image repository's current targets metadata, as signed
     PUT    /tuf/targets                           signed metadata in, TargetsAccepted out; 409 when another came first
+    POST   /tuf/targets/recover                   the operator's newest signed metadata in, TargetsRecovered out
     HEAD   /files/{digest}                        200 when the service has the file
     PUT    /files/{digest}                        the bytes of one file of a bundle
     GET    /models                                list[Model]
@@ -70,6 +71,13 @@ class TargetsAccepted(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int
     released: tuple[str, ...]
+
+
+class TargetsRecovered(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's list is in force again; of the releases in `missing` (`MODEL@VERSION`) the files are not here."""
+
+    version: int
+    missing: tuple[str, ...]
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from controller.bundling.bundle import Bundle
 from controller.bundling.naming import Choice, next_version
 from controller.cli.repository import KnownRelease, open_repository, releases_of, until_first
 from controller.client import FleetClient
-from controller.errors import ConflictError
+from controller.errors import ConflictError, NotFoundError
 from controller.trust.image import add_release
 from controller.workspace import OperatorHome
 from protocol.identifiers import Version
@@ -24,6 +24,8 @@ class ChosenRelease(msgspec.Struct, frozen=True, kw_only=True):
     version: Choice
     bundle: Bundle
     is_new: bool
+    is_lost: bool = False
+    """It was signed, but the service has lost its files."""
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,8 +88,7 @@ class Publisher:
     def choose(self, model: str, wanted: Choice | None, build: Build) -> ChosenRelease:
         """Return which release the file becomes now; changes nothing."""
         with open_repository(self._client, self._operator) as repository:
-            targets_raw = repository.fetch()
-        return choose_release(releases_of(targets_raw, model), wanted, build)
+            return self._choose(repository.fetch(), model, wanted, build)
 
     def publish(self, model: str, wanted: Choice | None, build: Build, *, now: datetime) -> Publication:
         """Put the release in force; raises ConflictError when its version was taken by other content meanwhile."""
@@ -96,11 +97,25 @@ class Publisher:
     def _publish_once(self, model: str, wanted: Choice | None, build: Build, now: datetime) -> Publication:
         with open_repository(self._client, self._operator) as repository:
             targets_raw = repository.fetch()
-            chosen = choose_release(releases_of(targets_raw, model), wanted, build)
-            if not chosen.is_new:
+            chosen = self._choose(targets_raw, model, wanted, build)
+            if not chosen.is_new and not chosen.is_lost:
                 return Publication(chosen=chosen)
             bundle = chosen.bundle
             uploaded = upload(self._client, bundle)
+            if chosen.is_lost:
+                return Publication(chosen=chosen, upload=uploaded, targets_version=repository.recover().version)
             signer = self._operator.targets_signer
             signed = add_release(targets_raw, bundle.manifest, bundle.manifest_bytes, signer, now)
             return Publication(chosen=chosen, upload=uploaded, targets_version=repository.put(signed).version)
+
+    def _choose(self, targets_raw: bytes, model: str, wanted: Choice | None, build: Build) -> ChosenRelease:
+        chosen = choose_release(releases_of(targets_raw, model), wanted, build)
+        is_lost = not chosen.is_new and not self._is_known(model, chosen.version.value)
+        return msgspec.structs.replace(chosen, is_lost=is_lost)
+
+    def _is_known(self, model: str, version: str) -> bool:
+        try:
+            self._client.release(model, version)
+        except NotFoundError:
+            return False
+        return True

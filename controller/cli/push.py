@@ -61,7 +61,7 @@ class _Push(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def request(self, chosen: ChosenRelease, *, is_planned: bool = False) -> schema.RolloutRequest:
-        is_unknown = is_planned and chosen.is_new
+        is_unknown = is_planned and (chosen.is_new or chosen.is_lost)
         return schema.RolloutRequest(
             model=self.model.value,
             version=chosen.version.value,
@@ -214,6 +214,9 @@ def _say_published(screen: Screen, publication: Publication) -> None:
         return
     there = f", {sent.files - sent.files_sent} were there already" if sent.files_sent < sent.files else ""
     screen.step("upload", f"{wording.count(sent.files_sent, 'file')}, {wording.size(sent.bytes_sent)}{there}")
+    if publication.chosen.is_lost:
+        screen.step("recover", f"{manifest.model} {manifest.version} is signed already: the service had lost it")
+        return
     counter, version = manifest.release_counter, publication.targets_version
     screen.step("sign", f"release counter {counter}, targets version {version}")
 

@@ -128,6 +128,24 @@ def retire_release(
     screen.say(f"{model} {', '.join(versions)} can never be installed again")
 
 
+@app.command("recover", epilog=example("fleetctl releases recover"))
+def recover_releases(ctx: typer.Context, *, is_json: options.Json = False) -> None:
+    """Give the service back the signed list that it lost.
+
+    For a service that was restored from an old backup, when the broker had lost its memory as well: the service is
+    behind what the operator has signed, and `fleetctl push` refuses to sign over its old list. Nothing is signed anew.
+    """
+    screen = Screen(is_json=is_json)
+    session = session_of(ctx)
+    with session.client() as client, open_repository(client, session.operator) as repository:
+        recovered = repository.recover()
+    screen.document(recovered)
+    screen.say(f"the service has targets version {recovered.version} again; devices hear of it now")
+    if recovered.missing:
+        names = ", ".join(name.replace("@", " ") for name in recovered.missing)
+        screen.say(f"without files, so that it cannot be rolled out: {names}\nnext: push the same file again, for each")
+
+
 def _retired(known: list[KnownRelease], model: str, version: Version) -> tuple[list[KnownRelease], int]:
     """Return the releases up to `version`, and the release_counter of the next one, which is the new floor."""
     position = next((n for n, release in enumerate(known) if release.version == version), None)

@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from controller.api.schema import TargetsAccepted
-from controller.errors import ConflictError
+from controller.api.schema import TargetsAccepted, TargetsRecovered
+from controller.errors import ConflictError, RefusedError
 from controller.trust.image import check_continues
 from controller.workspace import OperatorHome
 from protocol.assignment import ReleaseClaim, parse_metadata
@@ -47,6 +47,9 @@ class TargetsService(Protocol):
     def put_targets(self, signed: bytes) -> TargetsAccepted:
         """Put a newer list in force; raises ConflictError."""
 
+    def recover_targets(self, signed: bytes) -> TargetsRecovered:
+        """Put a list that was in force before in force again; raises ConflictError."""
+
 
 class ImageRepository:
     """The signed list of releases behind one service, for one operator; `open_repository` makes one."""
@@ -72,6 +75,16 @@ class ImageRepository:
             raise OvertakenError(str(error), hint=error.hint) from error
         self._operator.remember_targets(signed)
         return accepted
+
+    def recover(self) -> TargetsRecovered:
+        """Give the service the newest list that this operator has seen; raises ConflictError when it is not behind."""
+        seen = self._operator.seen_targets
+        if seen is None:
+            raise RefusedError(
+                f"this operator has no signed list: there is no {self._operator.seen_targets_path}",
+                hint="recover on the machine that signed the releases",
+            )
+        return self._client.recover_targets(seen)
 
 
 @contextmanager

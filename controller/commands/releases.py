@@ -6,16 +6,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Targets
 
-from controller.api.schema import Release, TargetsAccepted
+from controller.api.schema import Release, TargetsAccepted, TargetsRecovered
 from controller.core import Core
 from controller.delivery import metadata
-from controller.errors import RefusedError
+from controller.errors import ConflictError, RefusedError
 from controller.reads.releases import get_release, release_row
 from controller.store import audit, outbox
 from controller.store.audit import Actor, Deed
 from controller.store.deployments import OPEN_STATES, close, refresh_rollout, standing
 from controller.store.metadata import keep, newest, newest_root
-from controller.store.models import DeploymentRow, FileRow, MetadataRow, ModelRow, ReleaseFileRow, ReleaseRow
+from controller.store.models import DeploymentRow, DeviceRow, FileRow, MetadataRow, ModelRow, ReleaseFileRow, ReleaseRow
 from controller.store.sweep import touch_file
 from controller.trust import image
 from protocol.errors import DigestError, ProtocolError
@@ -25,6 +25,8 @@ from protocol.manifest import FileRef, Manifest
 log = logging.getLogger(__name__)
 
 MAX_REASON_CHARS = 500
+_RESTORED = select(DeviceRow.id).where(DeviceRow.restored_version.is_not(None))
+"""Devices that may wait for a document about a release that was in no list."""
 
 
 def accept_targets(core: Core, raw: bytes, actor: Actor) -> TargetsAccepted:
@@ -57,13 +59,45 @@ def accept_targets(core: Core, raw: bytes, actor: Actor) -> TargetsAccepted:
     return TargetsAccepted(version=accepted.version, released=released)
 
 
-def adopt_targets(session: Session, core: Core, accepted: image.AcceptedTargets, raw: bytes) -> tuple[str, ...]:
+def recover_targets(core: Core, raw: bytes, actor: Actor) -> TargetsRecovered:
+    """Put the operator's own newest targets in force again, for a service that is behind them after a restore.
+
+    Of the snapshots and timestamps that vouched for them nothing is known here: the next ones jump ahead of any that a
+    device may have seen. With the targets that are in force already, releases whose files came back are added.
+
+    Raises:
+        ConflictError: the service has newer targets.
+        RefusedError: they take something back that is in force.
+        ProtocolError: they are too large, malformed, or not signed by the operator.
+    """
+    with core.store.write() as session:
+        current, root = newest(session, "image", "targets"), newest_root(session, "image")
+        if current is not None and current.raw != raw and image.newest_targets(current.raw, raw, root) is None:
+            raise ConflictError(
+                f"the service has targets version {current.version}, which is no older than these",
+                hint="there is nothing to recover: go on with `fleetctl push`",
+            )
+        whole = image.newest_targets(None, raw, root)
+        assert whole is not None, "everything is newer than nothing"
+        missing = adopt_targets(session, core, whole, raw, actor)
+        metadata.sign_snapshot(session, core, metadata.beyond_what_was_seen(session, core))
+        outbox.mark(session, "assign", session.scalars(_RESTORED))
+    core.wake_publisher()
+    return TargetsRecovered(version=whole.version, missing=missing)
+
+
+def adopt_targets(
+    session: Session, core: Core, accepted: image.AcceptedTargets, raw: bytes, actor: Actor
+) -> tuple[str, ...]:
     """Put targets in force that were in force before; return the releases whose files are not all on the disk.
 
-    Devices that run one of those keep it, because the signed targets name it; it cannot be rolled out.
+    Devices that run one of those keep it, because the signed targets name it; it cannot be rolled out. A snapshot has
+    to be signed next.
     """
     now_ms, missing = core.now_ms(), []
     for path, claim, digest in accepted.added:
+        if session.get(ReleaseRow, (claim.model, claim.version)) is not None:
+            continue
         try:
             manifest = image.open_manifest(accepted.targets, path, core.files.read(digest))
             sizes = {digest: accepted.targets.targets[path].length}
@@ -81,8 +115,6 @@ def adopt_targets(session: Session, core: Core, accepted: image.AcceptedTargets,
         session.flush()
         _add_release(session, manifest, digest, accepted.version, now_ms)
     _put_in_force(session, accepted, raw, now_ms)
-    metadata.sign_snapshot(session, core)
-    actor = Actor(name="service", request_id="restore")
     deed = Deed(action="targets.adopt", subject=f"version {accepted.version}", detail="missing: " + " ".join(missing))
     audit.record(session, actor, deed, now_ms)
     return tuple(missing)

@@ -30,6 +30,9 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _NOTHING_SEEN = Seen()
+_JUMP = 10_000
+"""More versions than a service signs in nine years of three timestamps a day."""
+_MINUTE_MS = 60_000
 
 
 def sign_snapshot(session: Session, core: Core, seen: Seen = _NOTHING_SEEN) -> None:
@@ -53,6 +56,20 @@ def sign_timestamp(session: Session, core: Core, seen: Seen = _NOTHING_SEEN) -> 
     raw = image.sign_timestamp(snapshot.raw, version, core.trust.timestamp, core.now())
     keep(session, MetadataRow(domain="image", name="timestamp", version=version, raw=raw, signed_at_ms=core.now_ms()))
     outbox.mark(session, "metadata", [TIMESTAMP_KEY])
+
+
+def beyond_what_was_seen(session: Session, core: Core) -> Seen:
+    """Return versions that no device has seen, for a service that lost count of what it signed.
+
+    The minute of the clock is above what was signed one by one, and above what an earlier recovery from the same backup
+    went on from; the jump is for a clock that is wrong.
+    """
+    snapshot, timestamp = newest(session, "image", "snapshot"), newest(session, "image", "timestamp")
+    minute = core.now_ms() // _MINUTE_MS
+    return Seen(
+        snapshot=max(minute, (snapshot.version if snapshot else 0) + _JUMP),
+        timestamp=max(minute, (timestamp.version if timestamp else 0) + _JUMP),
+    )
 
 
 def renew_when_due(session: Session, core: Core) -> None:

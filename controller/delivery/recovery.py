@@ -20,6 +20,7 @@ from controller.delivery.memory import BrokerMemory
 from controller.delivery.metadata import Seen, sign_snapshot
 from controller.errors import ControllerError
 from controller.store import outbox
+from controller.store.audit import Actor
 from controller.store.batches import batches
 from controller.store.metadata import Domain, keep, newest, newest_root
 from controller.store.models import DeviceRow, DirectorRow, MetadataRow
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
 _AT_ONCE = 100
+_ACTOR = Actor(name="service", request_id="restore")
 S = TypeVar("S", Timestamp, Snapshot, Targets)
 
 
@@ -120,7 +122,8 @@ def _learn_targets(session: Session, core: Core, files: Mapping[str, str]) -> No
         try:
             newer = newest_targets(current.raw if current else None, raw, newest_root(session, "image"))
             if newer is not None:
-                missing = adopt_targets(session, core, newer, raw)
+                missing = adopt_targets(session, core, newer, raw, _ACTOR)
+                sign_snapshot(session, core)
                 log.warning("took back the operator's newer targets", extra={"missing_releases": len(missing)})
         except (ControllerError, ProtocolError) as error:
             log.warning("the targets on the broker are not taken", extra={"reason": str(error)})

@@ -17,30 +17,27 @@ from protocol.messages import Liveness
 def reconcile(session: Session, row: DeviceRow, birth: Liveness, at_ms: int) -> set[str]:
     """Make the device's record what `birth` says; return the rollouts that changed.
 
-    Once it is complete, the device counts as restored no more. It is not while a release that the device runs is in no
-    signed list here; the device's next birth, which follows its next document, comes here again.
+    A release that is in no signed list here is believed as well: no document can name it, so the device keeps the one
+    that it has until the operator gives the list back or rolls out another release. Until then it counts as restored.
     """
     if row.restored_version is None or birth.director_version <= row.restored_version:
         return set()
     rollouts = _close_forgotten(session, row, birth, at_ms)
     active = {slot.model: slot.active for slot in birth.slots if slot.active}
     targets = newest(session, "image", "targets")
-    known = {
-        model: version
-        for model, version in active.items()
-        if targets is not None and is_released(targets.raw, model, version)
-    }
+    is_listed = targets is not None and all(is_released(targets.raw, *item) for item in active.items())
     for installed in session.scalars(select(InstalledRow).where(InstalledRow.device_id == row.id)):
-        if installed.model not in active:
+        version = active.pop(installed.model, None)
+        if version is None:
             session.delete(installed)
-        elif known.pop(installed.model, installed.version) != installed.version:
-            _adopt(installed, active[installed.model], birth, at_ms)
-    for model, version in known.items():
+        elif version != installed.version:
+            _adopt(installed, version, birth, at_ms)
+    for model, version in active.items():
         fresh = InstalledRow(device_id=row.id, model=model)
         _adopt(fresh, version, birth, at_ms)
         session.add(fresh)
     session.flush()
-    if all(targets is not None and is_released(targets.raw, *item) for item in active.items()):
+    if is_listed:
         row.restored_version = None
     return rollouts
 

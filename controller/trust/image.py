@@ -126,10 +126,16 @@ def check_continues(fetched_raw: bytes, seen_raw: bytes | None, root_raw: bytes)
     if seen_raw is None or fetched_raw == seen_raw:
         return
     seen = _parse(seen_raw, Targets).signed
-    if fetched.version <= seen.version:
+    if fetched.version == seen.version:
+        raise RefusedError(
+            f"the service returned another targets version {seen.version} than the one that this operator has seen",
+            hint="somebody else signed over an older list: sign nothing before you know who did, and why",
+        )
+    if fetched.version < seen.version:
         raise RefusedError(
             f"the service returned targets version {fetched.version}, this operator has seen {seen.version}",
-            hint="see whether the service was restored from an old backup: sign nothing before you know",
+            hint="if the service was restored from an old backup, `fleetctl releases recover` gives it the newer list "
+            "again; if not, sign nothing before you know why it is behind",
         )
     _check_grows(seen, fetched)
 

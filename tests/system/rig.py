@@ -5,6 +5,7 @@ Everything goes through the public commands and APIs, as an operator and a devic
 
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import struct
@@ -156,6 +157,14 @@ class Rig:
         """Pull the service's plug."""
         assert self._service is not None
         self._service.kill()
+
+    def lose_server_and_broker(self) -> None:
+        """Pull the plug of the machine that both run on, and its disk with it."""
+        assert self.broker is not None
+        self.kill_service()
+        self.broker.stop()
+        for folder in (self.folder / "broker", self.home / "server"):
+            shutil.rmtree(folder)
 
     def enroll(self, name: str, *groups: str) -> Device:
         """Invite a device and enrol it; returns it not yet started."""

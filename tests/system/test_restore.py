@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.system.rig import Rig, wait_for
+from tests.system.rig import Rig, affine, wait_for
 
 
 def active(rig: Rig, name: str) -> str | None:
@@ -68,3 +68,27 @@ def test_deployment_that_ended_after_the_backup_does_not_stay_open(rig: Rig) -> 
     assert {"already_installed": 1} == rig.rollout_ended(rollout["id"])["counts"]
     assert active(rig, "press-1") == "1.0.0"
     assert {"succeeded": 1} == rig.push(2)["counts"]
+
+
+@pytest.mark.slow
+def test_a_server_that_was_lost_with_its_broker_is_healed_by_the_operator(rig: Rig) -> None:
+    """An old backup, an empty broker, and files that are gone: the refusal names the command, which heals all three."""
+    device = rig.enroll("press-1")
+    device.start()
+    rig.push(1)
+    done = rig.fleetctl("backup", str(rig.folder / "fleet.backup"))
+    assert done.status == 0, done.err
+    rig.push(2)
+    rig.push(3)
+    rig.lose_server_and_broker()
+    rig.ok("restore", str(rig.folder / "fleet.backup"))
+    rig.start()
+    refused = rig.fleetctl("push", str(affine(rig.folder, 4)))
+    assert (1, True) == (refused.status, "returned targets version 2, this operator has seen 4" in refused.err)
+    assert "releases recover" in refused.err
+    recovered = rig.ok("releases", "recover")
+    assert {"version": 4, "missing": ["affine@2.0.0", "affine@3.0.0"]} == recovered
+    again = rig.ok("push", str(affine(rig.folder, 3)), "--wait", "--timeout", "45")
+    assert (False, {"already_installed": 1}) == (again["is_new"], again["rollout"]["counts"])
+    assert {"succeeded": 1} == rig.push(4)["counts"]
+    wait_for("all is well", lambda: {"in_sync"} == {device["state"] for device in rig.ok("devices", "list")})

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.controller.service.fleet import FleetCore, open_core
+from tests.controller.service.restorable import Restorable
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,10 @@ def fleet(new_fleet: Path, tmp_path: Path) -> Iterator[FleetCore]:
     shutil.copytree(new_fleet, tmp_path, dirs_exist_ok=True)
     with open_core(tmp_path) as opened:
         yield opened
+
+
+@pytest.fixture
+def restorable(new_fleet: Path, tmp_path: Path) -> Restorable:
+    """A fleet with nothing in it."""
+    shutil.copytree(new_fleet, tmp_path, dirs_exist_ok=True)
+    return Restorable(tmp_path)

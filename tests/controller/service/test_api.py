@@ -80,7 +80,14 @@ class TestAccess:
         ],
     )
     @pytest.mark.parametrize(
-        ("method", "path"), [("GET", "/v1/info"), ("POST", "/v1/rollouts"), ("GET", "/v1/nothing"), ("PUT", "/v1")]
+        ("method", "path"),
+        [
+            ("GET", "/v1/info"),
+            ("POST", "/v1/rollouts"),
+            ("POST", "/v1/tuf/targets/recover"),
+            ("GET", "/v1/nothing"),
+            ("PUT", "/v1"),
+        ],
     )
     def test_without_the_token_nothing_is_answered(
         self, shared: Served, method: str, path: str, headers: dict[str, str]
@@ -103,6 +110,7 @@ class TestAccess:
         assert {
             "/v1/info",
             "/v1/tuf/targets",
+            "/v1/tuf/targets/recover",
             "/v1/files/{digest}",
             "/v1/models",
             "/v1/releases",
@@ -201,10 +209,12 @@ class TestReleases:
     def test_targets_that_are_none_are_refused(self, shared: Served, body: bytes) -> None:
         """The code is that of the protocol."""
         problem(shared.api.put("/tuf/targets", content=body), 400, "malformed")
+        problem(shared.api.post("/tuf/targets/recover", content=body), 400, "malformed")
 
     def test_targets_have_a_bound(self, shared: Served) -> None:
         """A larger body is not read."""
         problem(shared.api.put("/tuf/targets", content=bytes(5 << 20)), 413, "limit_exceeded")
+        problem(shared.api.post("/tuf/targets/recover", content=bytes(5 << 20)), 413, "limit_exceeded")
 
     def test_of_two_at_once_one_gets_a_conflict(self, served: Served) -> None:
         """It fetches the targets again."""

@@ -1,16 +1,9 @@
 """A database put back from a backup: devices, which have seen more than it knows, obey what the service signs next."""
 
-import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
-import pytest
 from sqlalchemy import select
 
-from agent.identity import Identity
-from agent.trust import Judgement, Trust
-from controller.delivery.publisher import Publisher
 from controller.reads.devices import get_device
 from controller.reads.releases import list_releases
 from controller.reads.rollouts import get_rollout
@@ -18,104 +11,10 @@ from controller.store.metadata import newest
 from controller.store.models import DeploymentRow, DeviceRow
 from protocol.assignment import AssignedRelease, Assignment, extension, parse_metadata
 from protocol.codec import sha256
-from protocol.manifest import Manifest
 from protocol.messages import open_ack
 from protocol.repository import walk_roots
-from tests.controller.service.fleet import HAPPY, FleetCore, Recorder, ScriptedDevice, bundle, open_core, slot
-
-
-class Floors:
-    """What a device remembers of versions, in memory."""
-
-    def __init__(self) -> None:
-        self._versions: dict[str, int] = {}
-        self._signed_time_ms = 0
-
-    def floors(self) -> dict[str, int]:
-        return dict(self._versions)
-
-    def raise_floors(self, versions: dict[str, int], *, signed_time_ms: int | None = None) -> None:
-        for name, version in versions.items():
-            self._versions[name] = max(version, self._versions.get(name, 0))
-        self._signed_time_ms = self._signed_time_ms if signed_time_ms is None else signed_time_ms
-
-    def signed_time_ms(self) -> int:
-        return self._signed_time_ms
-
-
-class Believer:
-    """A device's own judgement of what is retained, with its memory."""
-
-    def __init__(self, fleet: FleetCore, device: ScriptedDevice, folder: Path) -> None:
-        folder.mkdir()
-        self._fleet = fleet
-        self._device = device
-        self._now_ms = fleet.core.now_ms
-        identity = Identity(
-            folder=folder,
-            device_id=device.id,
-            key=device.key,
-            mqtt_url="mqtt://nowhere",
-            topics=fleet.topics,
-            image_root=fleet.core.trust.image_root,
-            director_root=fleet.core.trust.director_root,
-        )
-        self._trust = Trust(identity, folder, Floors())
-
-    def look_at(self, broker: Recorder) -> Judgement:
-        """Return what the device makes of the broker's state."""
-        topics = self._fleet.topics
-        self._trust.judge("metadata", broker.retained[topics.metadata], self._now_ms())
-        self._trust.judge("timestamp", broker.retained[topics.timestamp], self._now_ms())
-        return self._trust.judge("director", broker.retained[topics.director(self._device.id)], self._now_ms())
-
-
-class Restorable:
-    """A fleet whose database can be copied and put back, and the broker that goes on."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.broker = Recorder()
-        self._copy = folder / "copy.db"
-
-    @property
-    def _database(self) -> Path:
-        return self.folder / "fleet" / "server" / "fleet.db"
-
-    def back_up(self) -> None:
-        """Copy the database, online."""
-        with closing(sqlite3.connect(self._database)) as live, closing(sqlite3.connect(self._copy)) as copy:
-            live.backup(copy)
-
-    def put_back(self) -> None:
-        """Put the copy in place, as a person would."""
-        for name in ("fleet.db", "fleet.db-wal", "fleet.db-shm"):
-            (self._database.parent / name).unlink(missing_ok=True)
-        shutil.copy(self._copy, self._database)
-
-
-@pytest.fixture
-def restorable(new_fleet: Path, tmp_path: Path) -> Restorable:
-    """A fleet with nothing in it."""
-    shutil.copytree(new_fleet, tmp_path, dirs_exist_ok=True)
-    return Restorable(tmp_path)
-
-
-def publish(fleet: FleetCore, broker: Recorder) -> Publisher:
-    """Bring the broker everything, as a service does that has just connected."""
-    publisher = fleet.publisher(broker)
-    broker.on_message = publisher.memory.receive
-    publisher.settle()
-    return publisher
-
-
-def finish(fleet: FleetCore, device: ScriptedDevice, manifest: Manifest, broker: Recorder, to: str = "all") -> None:
-    """Roll a release out, and have the device report that it runs."""
-    rollout = fleet.roll_out(manifest.model, manifest.version, to)
-    publish(fleet, broker)
-    deployment = next(d.id for d in rollout.deployments if d.device == device.id)
-    fleet.say(device, "receipts", device.report(deployment, manifest, HAPPY))
-    publish(fleet, broker)
+from tests.controller.service.fleet import HAPPY, Recorder, bundle, open_core, slot
+from tests.controller.service.restorable import Believer, Restorable, finish, parse, publish
 
 
 def test_every_device_obeys_a_restored_database(restorable: Restorable, tmp_path: Path) -> None:
@@ -155,11 +54,6 @@ def test_every_device_obeys_a_restored_database(restorable: Restorable, tmp_path
         assert {"1.0.0", "2.0.0", "3.0.0", "4.0.0", "5.0.0"} == shown
         finish(fleet, devices[0], fleet.release(bundle(version="6.0.0", counter=6)), broker)
         assert {} == believers[0].look_at(broker).problems
-
-
-def parse(raw: bytes) -> int:
-    """Return the version of signed metadata."""
-    return int(parse_metadata(raw, "metadata").signed.version)
 
 
 def test_a_release_whose_files_are_gone_is_kept_in_the_signed_list(restorable: Restorable) -> None:
