@@ -140,6 +140,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged_director_version: int = 0
     models: tuple[InstalledModel, ...] = ()
     slots: tuple[SlotReport, ...] = ()
+    problems: dict[str, Reason] = {}
+    """What it said that it cannot do, by what is concerned: `memory`, or `model/` and its name."""
 
 
 class GroupsRequest(msgspec.Struct, frozen=True, kw_only=True):

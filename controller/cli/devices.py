@@ -45,7 +45,7 @@ def show_device(ctx: typer.Context, device_id: DeviceArgument, is_json: options.
     now = datetime.now(UTC)
     acknowledged = f"acknowledged {device.acknowledged_director_version}"
     rows = (
-        ("state", _styled(device.state, _STATE_STYLES)),
+        ("state", _state(device)),
         ("liveness", _styled(device.liveness, _LIVENESS_STYLES)),
         ("last seen", wording.ago(device.last_seen_at, now)),
         ("enrolled", wording.ago(device.enrolled_at, now)),
@@ -57,6 +57,10 @@ def show_device(ctx: typer.Context, device_id: DeviceArgument, is_json: options.
     if device.models:
         screen.say()
         screen.table(("model", "installed", "desired", "previous", "deployment"), _model_rows(device))
+    if device.problems:
+        screen.say()
+        problems = sorted(device.problems.items())
+        screen.table(("problem", "reason", "code"), ((name, reason.message, reason.code) for name, reason in problems))
 
 
 @app.command("invite", epilog=example("fleetctl devices invite cam-1 --group site-a"))
@@ -151,7 +155,7 @@ def _row(device: schema.Device, now: datetime) -> tuple[Cell, ...]:
     return (
         device.id,
         _styled(device.liveness, _LIVENESS_STYLES),
-        _styled(device.state, _STATE_STYLES),
+        _state(device),
         models or "-",
         ", ".join(device.groups) or "-",
         wording.ago(device.last_seen_at, now),
@@ -170,6 +174,13 @@ def _model_rows(device: schema.Device) -> list[tuple[Cell, ...]]:
         )
         for entry in device.models
     ]
+
+
+def _state(device: schema.Device) -> Text:
+    shown = _styled(device.state, _STATE_STYLES)
+    if not device.problems:
+        return shown
+    return Text.assemble(shown, (f", {wording.count(len(device.problems), 'problem')}", "red"))
 
 
 def _styled(name: str, styles: dict[str, str]) -> Text:

@@ -119,7 +119,7 @@ def _admit(session: Session, device: DeviceId, public_key: bytes, serial: str, n
         row.public_key, row.certificate_serial, row.enrolled_at_ms = public_key, serial, now_ms
         row.session, row.liveness, row.liveness_at_ms = 0, "never_seen", None
         row.capacity_json, row.slots_json, row.acknowledged_director_version = None, "[]", 0
-        row.restored_version = None
+        row.restored_version, row.problems_json = None, "{}"
         if (document := session.get(DirectorRow, device)) is not None:
             document.renew_at_ms = now_ms
     session.flush()

@@ -93,6 +93,11 @@ FROM receipt_log WHERE device = :device ORDER BY received_at DESC, seq DESC""",
         required=("device",),
     ),
     NamedQuery(
+        name="device-problems",
+        about="what devices said that they cannot do: keep anything in memory, or serve a model",
+        sql="SELECT device, concerned, code, message, liveness FROM device_problems ORDER BY device, concerned",
+    ),
+    NamedQuery(
         name="device-health",
         about="the newest telemetry of every device",
         sql="""SELECT t.device, t.received_at, t.cpu_permille / 10.0 AS cpu_percent, t.memory_used_bytes,

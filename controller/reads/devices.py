@@ -20,7 +20,7 @@ from controller.store.deployments import (
 )
 from controller.store.models import DeploymentRow, DeviceGroupRow, DeviceRow, GroupRow
 from controller.store.times import rfc3339, rfc3339_or_none
-from protocol.messages import SlotReport
+from protocol.messages import Reason, SlotReport
 
 EVERYTHING = "all"
 
@@ -106,6 +106,7 @@ def _show_batch(session: Session, ids: Sequence[str]) -> list[schema.Device]:
             acknowledged_director_version=row.acknowledged_director_version,
             models=models[row.id],
             slots=msgspec.json.decode(row.slots_json, type=tuple[SlotReport, ...]),
+            problems=msgspec.json.decode(row.problems_json, type=dict[str, Reason]),
         )
         for row in (rows[id_] for id_ in ids)
     ]

@@ -17,6 +17,7 @@ from controller.store.times import rfc3339
 from protocol import lifecycle
 from protocol.errors import ProtocolError
 from protocol.identifiers import Version
+from protocol.messages import Reason
 
 _WAITS = "nothing to do: it goes on by itself when the device is online"
 
@@ -72,7 +73,12 @@ def explain_device(session: Session, files: FileStore, device_id: str, model: st
 def _summary(session: Session, row: DeviceRow) -> str:
     device = get_device(session, row.id)
     runs = ", ".join(f"{m.model} {m.installed}" for m in device.models if m.installed) or "no model"
-    return f"{row.id} is {_liveness(row)} and {device.state.replace('_', ' ')}; it runs {runs}"
+    others = [f"; {name}: {reason.message}" for name, reason in _problems(row) if not name.startswith("model/")]
+    return f"{row.id} is {_liveness(row)} and {device.state.replace('_', ' ')}; it runs {runs}{''.join(others)}"
+
+
+def _problems(row: DeviceRow) -> list[tuple[str, Reason]]:
+    return sorted(msgspec.json.decode(row.problems_json, type=dict[str, Reason]).items())
 
 
 def _liveness(row: DeviceRow) -> str:
@@ -119,6 +125,12 @@ def _explain_installed(case: _Case) -> None:
         case.say(
             f"{refusal}; a device that runs it keeps it", f"fleetctl rollouts start {case.model} --to {case.device.id}"
         )
+    for name, reason in _problems(case.device):
+        if name == f"model/{case.model}":
+            case.say(
+                f"but the device said that it cannot serve it: {reason.message} ({reason.code})",
+                "see `fleet-agent status` on the device",
+            )
     active = next(
         (slot.active for slot in get_device(case.session, case.device.id).slots if slot.model == case.model), None
     )

@@ -90,6 +90,7 @@ def receive_liveness(session: Session, row: DeviceRow, liveness: Liveness, then:
     row.liveness, row.liveness_at_ms, row.last_seen_at_ms = "online", at_ms, at_ms
     row.agent_version = liveness.agent_version[:64]
     row.slots_json = msgspec.json.encode(liveness.slots).decode()
+    row.problems_json = msgspec.json.encode(liveness.problems).decode()
     if liveness.capacity is not None:
         row.capacity_json = msgspec.json.encode(liveness.capacity).decode()
         row.arch = liveness.capacity.arch[:64]

@@ -46,6 +46,8 @@ class DeviceRow(Base):
     agent_version: Mapped[str | None] = mapped_column(String(64))
     capacity_json: Mapped[str | None] = mapped_column(Text)
     slots_json: Mapped[str] = mapped_column(Text, default="[]")
+    problems_json: Mapped[str] = mapped_column(Text, default="{}", server_default="{}")
+    """What it could not do when it was born last: a reason by what is concerned."""
     soak_ms: Mapped[int | None] = mapped_column(Integer)
     director_version: Mapped[int] = mapped_column(BigInteger, default=0)
     acknowledged_director_version: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -79,6 +79,14 @@ SELECT i.device_id AS device, i.model AS model, i.version AS version, i.deployme
        {_time("i.installed_at_ms", "installed_at")}
 FROM installed i""",
 )
+DEVICE_PROBLEMS = View(
+    name="device_problems",
+    about="one row for each thing that a device said it cannot do: `memory`, or `model/` and its name",
+    sql="""
+SELECT d.id AS device, p.key AS concerned, json_extract(p.value, '$.code') AS code,
+       json_extract(p.value, '$.message') AS message, d.liveness AS liveness
+FROM devices d, json_each(d.problems_json) p""",
+)
 DEVICE_GROUPS = View(
     name="group_members",
     about="one row for each device in each group",
@@ -252,6 +260,7 @@ FROM audit a""",
 VIEWS = (
     FLEET_STATUS,
     INSTALLED_MODELS,
+    DEVICE_PROBLEMS,
     DEVICE_GROUPS,
     VERSION_SPREAD,
     RELEASE_LOG,
