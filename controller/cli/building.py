@@ -17,7 +17,7 @@ from controller.bundling.errors import ModelFileError
 from controller.cli import compiling, options, wording
 from controller.cli.screen import Screen, facts
 from protocol.codec import sha256
-from protocol.identifiers import Digest, Version, parse_model_name
+from protocol.identifiers import Digest
 from protocol.limits import DEFAULT_DEADLINE_MS, MAX_DEADLINE_MS
 from protocol.tensors import ModelSpec, TensorSpec
 
@@ -79,8 +79,8 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
     simd: Annotated[
         Simd, typer.Option("--simd", help="relaxed is what devices run; simd128 runs in every browser and engine.")
     ] = Simd.RELAXED,
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="[default: from the file name]")] = None,
-    version: Annotated[str | None, typer.Option("--version", metavar="X.Y.Z", help="[default: none]")] = None,
+    name: options.BuiltName = None,
+    version: options.BuiltVersion = None,
     deadline_ms: Annotated[
         int,
         typer.Option("--deadline-ms", metavar="MS", min=1, max=MAX_DEADLINE_MS, help="The most that a call may take."),
@@ -104,8 +104,8 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
     )
     chosen = msgspec.structs.replace(
         flags.options(),
-        name=None if name is None else parse_model_name(name),
-        version=None if version is None else str(Version.parse(version)),
+        name=name,
+        version=version,
         deadline_ms=deadline_ms,
     )
     path = output or Path(f"{file.stem}.wasm")

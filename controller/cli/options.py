@@ -1,9 +1,13 @@
 """Options that several commands share, each with one meaning everywhere."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from protocol.errors import UnknownIdentifierError
+from protocol.identifiers import Version, parse_model_name
 
 ModelFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .wasm or .wat file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -37,6 +41,48 @@ InputFile = Annotated[
         help='JSON {"NAME": [numbers]} or a list for the only input; raw bytes in a .bin file; - reads JSON from '
         "stdin. [default: seeded random numbers]",
     ),
+]
+
+
+def _understood(parse: Callable[[str], object]) -> Callable[[str | None], str | None]:
+    """Return what refuses a misspelt identifier as usage, before anything else is done."""
+
+    def check(given: str | None) -> str | None:
+        try:
+            return None if given is None else str(parse(given))
+        except UnknownIdentifierError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return check
+
+
+PushedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        callback=_understood(parse_model_name),
+        help="[default: from fleet.model, else the file name]",
+    ),
+]
+PushedVersion = Annotated[
+    str | None,
+    typer.Option(
+        "--version",
+        metavar="X.Y.Z",
+        callback=_understood(Version.parse),
+        help="[default: from fleet.model or the file name, else the next]",
+    ),
+]
+BuiltName = Annotated[
+    str | None,
+    typer.Option(
+        "--name", metavar="NAME", callback=_understood(parse_model_name), help="[default: from the file name]"
+    ),
+]
+BuiltVersion = Annotated[
+    str | None,
+    typer.Option("--version", metavar="X.Y.Z", callback=_understood(Version.parse), help="[default: none]"),
 ]
 
 EVERYBODY = ("all",)

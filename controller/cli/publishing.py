@@ -26,6 +26,8 @@ class ChosenRelease(msgspec.Struct, frozen=True, kw_only=True):
     is_new: bool
     is_lost: bool = False
     """It was signed, but the service has lost its files."""
+    newest: Version | None = None
+    """The highest version of the model so far."""
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,13 +53,14 @@ def choose_release(known: Sequence[KnownRelease], wanted: Choice | None, build: 
     Raises ConflictError when the version asked for has other content.
     """
     latest = max(known, key=lambda release: release.version, default=None)
+    newest = latest.version if latest else None
     candidate = latest if wanted is None else next((r for r in known if str(r.version) == wanted.value), None)
     if candidate is not None:
         same = build(candidate.version, candidate.release_counter)
         if same.digest == candidate.digest:
             origin = "the latest has the same content" if wanted is None else wanted.origin
             version = Choice(value=str(candidate.version), origin=origin)
-            return ChosenRelease(version=version, bundle=same, is_new=False)
+            return ChosenRelease(version=version, bundle=same, is_new=False, newest=newest)
     free = next_version([release.version for release in known])
     if wanted is not None and candidate is not None:
         raise ConflictError(
@@ -66,7 +69,8 @@ def choose_release(known: Sequence[KnownRelease], wanted: Choice | None, build: 
         )
     version = wanted or free
     counter = max((release.release_counter for release in known), default=0) + 1
-    return ChosenRelease(version=version, bundle=build(Version.parse(version.value), counter), is_new=True)
+    bundle = build(Version.parse(version.value), counter)
+    return ChosenRelease(version=version, bundle=bundle, is_new=True, newest=newest)
 
 
 def upload(client: FleetClient, bundle: Bundle) -> Upload:

@@ -27,6 +27,7 @@ from protocol.limits import DEFAULT_MEMORY_CAP_BYTES, MIB
 from protocol.manifest import Contract
 
 _DEFAULT_MEMORY_MIB = DEFAULT_MEMORY_CAP_BYTES // MIB
+_NOTHING_TO_TEST = "without the outputs that --test-data gives, the model has to run here to record its own"
 
 
 class PushResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,13 +77,8 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .wasm or .wat file, or an .onnx file to compile.")],
     *,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="[default: from fleet.model, else the file name]")
-    ] = None,
-    version: Annotated[
-        str | None,
-        typer.Option("--version", metavar="X.Y.Z", help="[default: from fleet.model or the file name, else the next]"),
-    ] = None,
+    model: options.PushedModel = None,
+    version: options.PushedVersion = None,
     to: options.To = None,
     wait: options.Wait = None,
     timeout_s: options.Timeout = 600.0,
@@ -97,7 +93,11 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
         ),
     ] = None,
     is_unchecked: Annotated[
-        bool, typer.Option("--skip-preflight", help="Do not run the self-test here: a device will be the first.")
+        bool,
+        typer.Option(
+            "--skip-preflight",
+            help="Do not run the model here: a device will be the first. Needs the outputs of --test-data.",
+        ),
     ] = False,
     memory_mib: options.MemoryMib = _DEFAULT_MEMORY_MIB,
     soak_ms: options.SoakMs = None,
@@ -127,11 +127,16 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
         states=state,
         labels=labels,
     )
+    if is_unchecked and test_data is None:
+        raise typer.BadParameter(_NOTHING_TO_TEST, param_hint="--skip-preflight")
     source = _read(screen, file, flags)
     _say_inspected(screen, source)
+    given = None if test_data is None else read_test_data(test_data, source.spec)
+    if is_unchecked and given is not None and given.outputs is None:
+        raise typer.BadParameter(_NOTHING_TO_TEST, param_hint="--skip-preflight")
     checked = preflight(
         source,
-        None if test_data is None else read_test_data(test_data, source.spec),
+        given,
         memory_cap_bytes=memory_mib * MIB,
         is_run=not is_unchecked,
     )
@@ -243,6 +248,9 @@ def _say_checked(screen: Screen, checked: Preflight) -> None:
 def _say_choices(screen: Screen, job: _Push, chosen: ChosenRelease) -> None:
     to = Choice(value=", ".join(job.to or options.EVERYBODY), origin="given" if job.to else "default")
     screen.say(f"model {job.model} · version {chosen.version} · to {to}")
+    if chosen.newest is not None and Version.parse(chosen.version.value) < chosen.newest:
+        lower = f"{job.model.value} {chosen.version.value} is lower than {chosen.newest}, its newest release"
+        warn(f"{lower}: a device that runs that one goes back")
 
 
 def _result(

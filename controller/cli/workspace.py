@@ -71,7 +71,12 @@ def init(  # noqa: PLR0913 - typer reads options from the signature
         ("operator/", "the keys that release models, the root keys, the API token"),
         ("server/", "settings, the service's own keys, its database"),
     )
-    screen.say(facts(f"a new fleet is in {fleet.path}", rows))
+    screen.say(facts(f"a new fleet is in {_short(path)}", rows))
     for advice in workspace.advice:
         screen.say(f"\n{advice}")
     screen.say(f"\nnext: {command_line(path)} up")
+
+
+def _short(path: Path) -> str:
+    """Return a path as it was given; `./` says that it is below here."""
+    return str(path) if path.is_absolute() or path.parts[:1] == ("..",) else f"./{path}"

@@ -1,6 +1,5 @@
 """The `fleetctl demo` command."""
 
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from controller.cli import options
 from controller.cli.screen import Screen
 from controller.demo.processes import DemoError
 from controller.demo.scenario import run_demo
+from controller.demo.scratch import scratch_folder
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -28,27 +28,29 @@ def demo(
 ) -> None:
     """Show everything on this machine: push, hot swap, a bad release, a killed agent; takes about a minute."""
     screen = Screen(is_json=is_json)
-    folder = Path(tempfile.mkdtemp(prefix="fleet-demo-")) if keep is None else keep.absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=keep is None)
-    except OSError as error:
-        raise DemoError(f"cannot make {folder}: {error.strerror}", hint="name a folder that does not exist") from error
-    try:
-        with _ended_in_order():
-            result = run_demo(folder, screen.verbatim)
-    except DemoError as error:
-        raise DemoError(str(error), hint=f"the logs are in {folder}") from error
-    except KeyboardInterrupt:
-        if keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        screen.say("\nstopped; nothing runs any more" + ("" if keep is None else f", and the logs are in {folder}"))
-        raise
+    with scratch_folder(Path(tempfile.gettempdir())) if keep is None else _kept_folder(keep) as folder:
+        try:
+            with _ended_in_order():
+                result = run_demo(folder, screen.verbatim)
+        except DemoError as error:
+            raise DemoError(str(error), hint=f"the logs are in {folder}") from error
+        except KeyboardInterrupt:
+            screen.say("\nstopped; nothing runs any more" + ("" if keep is None else f", and the logs are in {folder}"))
+            raise
     screen.line(result)
     screen.verbatim("\n" + msgspec.json.encode(result).decode())
-    if keep is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
+    if keep is not None:
         screen.say(f"the fleet is in {folder}: `fleetctl --home {folder / 'fleet'} up` starts it again")
+
+
+@contextmanager
+def _kept_folder(path: Path) -> Iterator[Path]:
+    folder = path.absolute()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise DemoError(f"cannot make {folder}: {error.strerror}", hint="name a folder that does not exist") from error
+    yield folder
 
 
 @contextmanager

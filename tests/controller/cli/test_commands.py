@@ -137,6 +137,30 @@ def test_a_version_that_is_taken_is_refused(fleet: Fleet, doubler: Path) -> None
     assert 1 == len(fleet.ask("releases", "--model", "taken"))
 
 
+def test_a_version_below_the_newest_is_warned_of(fleet: Fleet, doubler: Path) -> None:
+    """It may be meant: a correction of an older line, or the way back. --json has its document all the same."""
+    push(fleet, doubler, "lower", "--version", "2.0.0")
+    warning = "warning: lower 1.0.0 is lower than 2.0.0, its newest release: a device that runs that one goes back"
+    assert [] == [line for line in fleet.run("push", str(doubler), "--model", "lower").stderr.splitlines() if line]
+    doubler.write_bytes(wasm(TRIPLE))
+    for is_new in (True, False):
+        done = fleet.run("push", str(doubler), "--model", "lower", "--version", "1.0.0", "--no-wait", "--json")
+        assert (warning, is_new) == (done.stderr.strip(), json.loads(done.stdout)["is_new"])
+
+
+def test_a_model_that_must_not_run_here_does_not(fleet: Fleet, doubler: Path, tmp_path: Path) -> None:
+    """--skip-preflight needs the outputs: to record them the module would have to run."""
+    doubler.write_bytes(wasm(TRAP))
+    vectors = tmp_path / "vectors.json"
+    vectors.write_text('{"inputs": [{"x": [1, 2]}]}')
+    args = ("push", str(doubler), "--model", "unrun", "--skip-preflight", "--test-data", str(vectors), "--dry-run")
+    done = fleet.run(*args)
+    assert 2 == done.returncode
+    assert "the model has to run here to record its own" in " ".join(done.stderr.split())
+    vectors.write_text('{"inputs": [{"x": [1, 2]}], "outputs": [{"y": [2, 4]}]}')
+    assert "- preflight  skipped" in fleet.run(*args).stdout
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

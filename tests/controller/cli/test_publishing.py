@@ -59,6 +59,7 @@ def test_counters_follow_the_order_of_making() -> None:
     """A release of an older line has a lower version and a higher counter."""
     chosen = choose_release([known(DOUBLE, "1.0.0", 1), known(DOUBLE, "2.0.0", 2)], given("1.0.1"), builder(TRIPLE))
     assert ("1.0.1", 3) == (chosen.version.value, chosen.bundle.manifest.release_counter)
+    assert Version.parse("2.0.0") == chosen.newest
 
 
 @pytest.mark.parametrize("wanted", [None, given("1.0.0")])
