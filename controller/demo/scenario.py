@@ -109,7 +109,8 @@ class _Scenario:
         self, version: str, why: str, *extra: str, during: DemoDevice | None = None, accept: tuple[int, ...] = (0,)
     ) -> dict[str, Any]:
         args = ["push", str(self._build / f"{MODEL}-{version}.wasm"), "--soak-ms=1000", *extra]
-        self._say(f"\n# {why}\n$ fleetctl push {MODEL}-{version}.wasm {' '.join(extra[:1])}".rstrip())
+        typed = " ".join(Path(word).name for word in (args[1], *extra))
+        self._say(f"\n# {why}\n$ fleetctl push {typed}")
         if during is None:
             pushed = self._fleet.fleetctl_json(*args, "--wait", accept=accept)
         else:
