@@ -132,8 +132,10 @@ def _write(stream: object, folder: Path, database: Path, manifest: Backup) -> No
 
 
 def _extract(source: Path, target: Path) -> Backup:
+    if not source.is_file():
+        raise WorkspaceError(f"there is no file {source}", hint=_NO_BACKUP)
     try:
-        with tarfile.open(source) as archive:
+        with tarfile.open(source, "r:") as archive:  # as it was written: other compressions could unfold without end
             first = archive.next()
             stream = archive.extractfile(first) if first is not None and first.name == _MANIFEST else None
             if stream is None:

@@ -227,8 +227,12 @@ def _given(**params: str | None) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
 
 
-def _path(*parts: str) -> str:
-    return "/".join(quote(part, safe="") for part in parts)
+def _path(kind: str, *names: str) -> str:
+    """Return the path of one thing; raises NotFoundError for a name that would be another path."""
+    for name in names:
+        if name in {"", ".", ".."} or "/" in name:
+            raise NotFoundError(f"nothing has the name {name[:64]!r}", hint=f"see `fleetctl {kind} list`")
+    return "/".join((kind, *(quote(name, safe="") for name in names)))
 
 
 def _decode(kind: type[T], data: bytes | str) -> T:

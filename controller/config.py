@@ -19,6 +19,7 @@ T = TypeVar("T")
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 """0 stands for any free port."""
 
+_MAX_FILE_BYTES = 16 << 20
 _HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.(?!-)[A-Za-z0-9-]{1,63})*")
 
 
@@ -135,7 +136,8 @@ class InitialSettings(msgspec.Struct, frozen=True, kw_only=True):
 def read_file(path: Path) -> bytes:
     """Return a file of the fleet; raises WorkspaceError."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            raw = stream.read(_MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise WorkspaceError(
             f"{path} is missing", hint="run `fleetctl init` to make a fleet, or name the folder of an existing one"
@@ -144,6 +146,11 @@ def read_file(path: Path) -> bytes:
         raise WorkspaceError(
             f"cannot read {path}: {error.strerror}", hint="run as the user who made the fleet"
         ) from error
+    if len(raw) > _MAX_FILE_BYTES:
+        raise WorkspaceError(
+            f"expected at most {_MAX_FILE_BYTES:,} bytes in {path}, got more", hint="copy it back from a backup"
+        )
+    return raw
 
 
 def read_config(path: Path, kind: type[T]) -> T:

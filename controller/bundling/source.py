@@ -3,6 +3,7 @@
 Refuses what is no core wasm module and what nobody described. Runs nothing.
 """
 
+import stat
 import tomllib
 from pathlib import Path
 
@@ -53,11 +54,12 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_source(path: Path) -> ModelSource:
     """Return the model in the file at `path`; raises BundleError."""
+    raw = read_file(path)
     beside = path.with_suffix(".toml")
     sidecar = beside if beside.is_file() else path.with_name(SIDECAR)
     return parse_source(
         path.name,
-        read_file(path),
+        raw,
         sidecar.name,
         read_file(sidecar).decode(errors="replace") if sidecar.is_file() else None,
     )
@@ -138,7 +140,11 @@ def _check_can_be_model(file_name: str, wasm: bytes) -> None:
 def read_file(path: Path) -> bytes:
     """Return the bytes of a model file; raises ModelFileError."""
     try:
-        size = path.stat().st_size
+        found = path.stat()
+        size = found.st_size
+        if not stat.S_ISREG(found.st_mode):
+            what = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
+            raise ModelFileError(f"cannot read {path}: it is {what}", hint="give the path of a model file")
         if not 0 < size <= limits.MAX_FILE_BYTES:
             raise ModelFileError(f"{path}: expected a file of 1 to {limits.MAX_FILE_BYTES:,} bytes, got {size:,}")
         return path.read_bytes()

@@ -1,5 +1,6 @@
 """Tests of reading model files: wasm, WAT, and what describes them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -113,11 +114,27 @@ def test_a_damaged_section_is_refused() -> None:
         parse_source("model.wasm", damaged)
 
 
-@pytest.mark.parametrize("name", ["missing.wasm", "."])
-def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str) -> None:
-    """A path that leads to no file is an error with the system's words."""
-    with pytest.raises(ModelFileError, match=r"cannot read|expected a file"):
-        read_source(tmp_path / name)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing.wasm", "No such file"),
+        ("folder.wasm", "it is a folder"),
+        (".", "it is a folder"),
+        ("..", "it is a folder"),
+        ("/", "it is a folder"),
+        ("pipe.wasm", "it is a device, pipe or socket"),
+        ("/dev/zero", "it is a device, pipe or socket"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    """A path that leads to no file is an error with the system's words, and nothing is waited for."""
+    monkeypatch.chdir(tmp_path)
+    Path("folder.wasm").mkdir()
+    os.mkfifo("pipe.wasm")
+    with pytest.raises(ModelFileError, match=f"cannot read .*{words}"):
+        read_source(Path(name))
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tuf.api.metadata import Metadata, Root
 
 from controller.errors import ControllerError, WorkspaceError
 from controller.trust import image
-from controller.workspace import OperatorHome, ServerHome, Workspace, create_workspace, open_workspace
+from controller.workspace import OperatorHome, ServerHome, Workspace, create_workspace, open_workspace, read_token
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
@@ -101,6 +101,12 @@ def test_a_server_runs_without_the_operators_half(workspace):
         assert getattr(server, read)
     for signer in (server.snapshot_signer, server.timestamp_signer, server.director_signer):
         assert signer.sign(b"x")
+
+
+def test_a_token_without_end_is_not_read_whole(workspace):
+    """A file that was given by mistake is an error, and fills no memory."""
+    with pytest.raises(WorkspaceError, match="expected at most 16,777,216 bytes in /dev/zero, got more"):
+        read_token(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("left", [b"", b"\n", b"cut-off", "zu-kurz-und-nicht-äscii".encode()])

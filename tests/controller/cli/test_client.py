@@ -84,10 +84,15 @@ def test_every_request_carries_the_token() -> None:
 
 
 def test_names_cannot_leave_their_place_in_the_path() -> None:
-    """A name with slashes or questions marks stays one segment."""
+    """A name with question marks stays one segment; one that is a path is not sent at all."""
     with client(answer(404)) as (fleet, server), pytest.raises(NotFoundError):
-        fleet.device("../info?x=1")
-    assert "GET /v1/devices/..%2Finfo%3Fx%3D1" == server.requests[0][0]
+        fleet.device("info?x=1#%2F")
+    assert "GET /v1/devices/info%3Fx%3D1%23%252F" == server.requests[0][0]
+    for name in ("", ".", "..", "../info", "a/b"):
+        with client(answer(200)) as (fleet, server):
+            with pytest.raises(NotFoundError, match="nothing has the name") as caught:
+                fleet.stop_rollout(name)
+            assert ([], "see `fleetctl rollouts list`") == (server.requests, caught.value.hint)
 
 
 @pytest.mark.parametrize(

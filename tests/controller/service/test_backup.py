@@ -55,7 +55,7 @@ def test_nothing_is_restored_under_a_running_service(fleet: FleetCore, tmp_path:
     assert home.database_path.is_file()
 
 
-@pytest.mark.parametrize("damage", ["cut off", "another file", "no database", "bad database", "missing"])
+@pytest.mark.parametrize("damage", ["cut off", "another file", "no database", "bad database", "missing", "folder"])
 def test_a_damaged_backup_changes_nothing(fleet: FleetCore, tmp_path: Path, damage: str) -> None:
     """It is looked through before anything is put in place."""
     home, path = fleet.workspace.server, tmp_path / "fleet.backup"
@@ -70,6 +70,8 @@ def test_a_damaged_backup_changes_nothing(fleet: FleetCore, tmp_path: Path, dama
             _without_database(path, b"SQLite format 3\0 but nothing else" if damage == "bad database" else None)
         case "missing":
             path.unlink()
+        case "folder":
+            path = tmp_path
     before = home.database_path.stat().st_ino
     with pytest.raises(WorkspaceError):
         restore_backup(path, home, START)
