@@ -195,7 +195,7 @@ def _publish(screen: Screen, session: Session, client: FleetClient, job: _Push) 
     planned = client.plan(job.request(chosen, is_planned=True)).devices
     _check_wanted(planned)
     publication = publisher.publish(job.model.value, job.wanted, job.build, now=datetime.now(UTC))
-    if publication.chosen.version != chosen.version:
+    if publication.chosen.newest != chosen.newest:
         _say_choices(screen, job, publication.chosen)  # another release came first
     _say_published(screen, publication)
     return publication, bool(planned)
