@@ -11,6 +11,7 @@ from litestar.types import ExceptionHandlersMap
 
 from controller.api.schema import Problem
 from controller.errors import BrokerError, ConflictError, ControllerError, NotFoundError, RefusedError
+from controller.store.faults import disk_fault
 from protocol.errors import LimitExceededError, ProtocolError, TrustError
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, HTTPException):
         code = _CODES.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
         return _problem(error.status_code, code, _detail(error), "see /schema for what the API takes")
+    if (fault := disk_fault(error)) is not None:
+        hint = "nothing was changed: make room on the disk of the service, or let it write there, then try again"
+        return _problem(507, "disk", f"the service cannot store this: {fault}", hint)
     return _problem(500, "internal", "the service failed at this request; its log says why", "try again")
 
 
@@ -59,11 +63,15 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     """Answer a request that failed."""
     problem = problem_of(error)
     if problem.status >= 500:
-        log.error("request failed", exc_info=error, extra={"path": request.url.path})
+        log.error("request failed", exc_info=None if disk_fault(error) else error, extra=_about(request, problem))
     headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
     if isinstance(error, HTTPException) and error.headers:
         headers.update(error.headers)
     return render(problem, headers)
+
+
+def _about(request: Request[Any, Any, Any], problem: Problem) -> dict[str, str]:
+    return {"path": request.url.path, "reason": problem.detail}
 
 
 HANDLERS: ExceptionHandlersMap = {Exception: handle, HTTPException: handle}

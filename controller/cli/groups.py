@@ -25,6 +25,7 @@ EXIT_INTERRUPTED = 130
 EXIT_UNREAD = 141
 """Whoever read the output had seen enough, as in `fleetctl devices | head -1`: 128 and the number of SIGPIPE."""
 
+_EXPECTED = (ControllerError, ProtocolError, ModelError, OSError)
 _IS_JSON = "controller.cli.is_json"
 
 
@@ -78,11 +79,12 @@ def _as_document(*, is_json: bool) -> Iterator[None]:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except Exception as error:
         failure = _failure(error)
-        if failure.code != "internal":
+        is_expected = isinstance(error, _EXPECTED)
+        if is_expected:
             report_error(failure.message, failure.hint)
         with suppress(OSError):  # the output may be what failed
             screen.document({"error": failure})
-        if failure.code == "internal":
+        if not is_expected:
             raise  # a mistake of ours: its report needs the traceback
         raise typer.Exit(EXIT_ERROR) from error
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from controller.cli import options
 from controller.cli.app import app
 from controller.cli.groups import FleetGroup
+from controller.errors import ControllerError
 from tests.controller.cli.fleets import ENVIRONMENT, Done, call
 
 LINEAR = Path(__file__).parents[3] / "examples" / "linear_regression" / "model.wat"
@@ -83,6 +84,21 @@ def test_a_mistake_of_ours_shows_its_traceback() -> None:
     """What we did not expect is not dressed up as the user's error: whoever reports it needs all of it."""
     result = CliRunner().invoke(_app(), ["end", "bug"])
     assert isinstance(result.exception, KeyError)
+
+
+def test_a_mistake_of_the_service_shows_no_traceback_of_ours() -> None:
+    """It has the same code, but the place to look is the log of the service."""
+    app = _app()
+
+    @app.command()
+    def ask() -> None:
+        error = ControllerError("the service failed at this request; its log says why", hint="try again")
+        error.code = "internal"
+        raise error
+
+    result = CliRunner().invoke(app, ["ask"])
+    assert 1 == result.exit_code
+    assert "error: the service failed at this request; its log says why\nhint: try again\n" == result.stderr
 
 
 @pytest.mark.parametrize("args", [["--help"], ["init", "a"], ["init", "b", "--json"]], ids=" ".join)
