@@ -97,6 +97,8 @@ class Writer:
         if OPERAND_COUNTS.get(operation) != len(operands):
             raise InternalError(f"formula: {operation} does not take {len(operands)} operands")
         types = [self._instructions[operand].dtype for operand in operands]
+        if operation == "abs" and not types[0].is_signed:
+            return operands[0]
         typed = types[1:] if operation == "select" else types
         if len(set(typed)) != 1:
             raise InternalError(f"formula: {operation} of {[t.value for t in types]}")

@@ -15,7 +15,8 @@ from compiler.kernels.target import Target
 from compiler.wasm import F32, F64, I32, Expr, Function, f32, f32x4, f64, i32, i64, select
 from compiler.wasm.instruction import by_name
 
-_FLOAT_ONLY: Final = frozenset({*FUNCTIONS, "pow"})
+_OF_FLOATS: Final = frozenset({*FUNCTIONS, "sqrt", "floor", "ceil", "trunc", "round", "is_nan", "is_inf"})
+_NOT_WIDE: Final = frozenset({*FUNCTIONS, "pow"})
 _INTEGER_NAMES: Final = {
     "add": "add",
     "sub": "sub",
@@ -32,14 +33,14 @@ _TRUTH_NAMES: Final = {"and": "and", "or": "or", "xor": "xor", "eq": "eq"}
 
 
 def unsupported(formula: Formula) -> list[str]:
-    """Return what cannot be computed: elementary functions of 64-bit floats."""
-    return sorted(
-        {
-            f"{instruction.operation} of {instruction.dtype.value}"
-            for instruction in formula.instructions
-            if instruction.operation in _FLOAT_ONLY and instruction.dtype is DType.F64
-        }
-    )
+    """Return what cannot be computed: elementary functions of 64-bit floats, and of whole numbers."""
+    missing: set[str] = set()
+    for instruction in formula.instructions:
+        kinds = {formula.instructions[operand].dtype for operand in instruction.operands}
+        is_wide = instruction.operation in _NOT_WIDE and DType.F64 in kinds
+        if is_wide or (instruction.operation in _OF_FLOATS and not all(kind.is_float for kind in kinds)):
+            missing.update(f"{instruction.operation} of {kind.value}" for kind in kinds)
+    return sorted(missing)
 
 
 def write_scalars(f: Function, target: Target, formula: Formula, args: Sequence[Expr]) -> Expr:
@@ -170,11 +171,17 @@ class _ScalarWriter:
         return select(i32.and_(has_other_sign, is_not_zero), by_name(f"{prefix}.add", rest, b), rest)
 
     def _integer_power(self, kind: DType, base: Expr, exponent: Expr) -> Expr:
-        """Return a power by squaring; 0 for a negative exponent."""
+        """Return a power by squaring; a negative exponent leaves 1 and -1 what they are, and makes 0 of the rest."""
         f, prefix, one = self._f, _prefix(kind), constant(kind, 1)
         zero = constant(kind, 0)
-        is_negative = cast("I32", by_name(f"{prefix}.lt_s", exponent, zero)) if kind.is_signed else i32.const(0)
-        result, square, left = (f.variable(v) for v in (select(is_negative, zero, one), base, exponent))
+        start: Expr = one
+        if kind.is_signed:
+            is_negative = f.keep(cast("I32", by_name(f"{prefix}.lt_s", exponent, zero)))
+            is_unit = f.keep(cast("I32", by_name(f"{prefix}.eq", by_name(f"{prefix}.mul", base, base), one)))
+            start = select(i32.and_(is_negative, i32.eqz(is_unit)), zero, one)
+            turned = by_name(f"{prefix}.sub", zero, exponent)
+            exponent = select(i32.and_(is_negative, is_unit), turned, exponent)
+        result, square, left = (f.variable(v) for v in (start, base, exponent))
         with f.block() as done, f.loop() as again:
             f.branch(done, i32.eqz(cast("I32", by_name(f"{prefix}.gt_s", left, zero))))
             is_odd = cast("I32", by_name(f"{prefix}.ne", by_name(f"{prefix}.and", left, one), zero))

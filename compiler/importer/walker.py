@@ -21,6 +21,7 @@ from onnx import (
     shape_inference,
 )
 
+from compiler.dtypes import DType
 from compiler.errors import InternalError
 from compiler.formula.scalar import unsupported
 from compiler.importer.context import Body, NodeContext, NotConvertibleError
@@ -66,6 +67,11 @@ def _check_formulas(nodes: list[Node]) -> None:
                 formulas = []
         if missing := sorted({text for formula in formulas for text in unsupported(formula)}):
             raise NotConvertibleError(f"it is implemented for float32; there is no {', '.join(missing)}")
+
+
+def _type_text(dtype: DType) -> str:
+    """Return what a definition of an operator calls a tensor of a type."""
+    return f"tensor({ {DType.F32: 'float', DType.F64: 'double'}.get(dtype, dtype.value) })"
 
 
 def _bind_unknown(node: NodeProto, scope: Scope) -> None:
@@ -175,6 +181,7 @@ class Walker:
         version = versions.get(domain, 1)
         before = self._builder.node_count
         try:
+            self._check_types(node, domain, version, inputs)
             self._check_weights(node, inputs)
             if (domain, node.op_type) in CONVERTERS:
                 context = NodeContext(node, version, inputs, self._builder, _Bodies(self, scope))
@@ -189,6 +196,19 @@ class Walker:
             reason = str(error) if isinstance(error, NotConvertibleError) else f"its inputs do not fit it: {error}"
             self._problems.append(f"{node.op_type} ({self._builder.layer}, opset {version}): {reason}")
             self._guess_results(node, domain, version, scope)
+
+    def _check_types(self, node: NodeProto, domain: str, version: int, inputs: Sequence[str | None]) -> None:
+        """Refuse elements for which an operator is not defined: no check of the file finds them."""
+        try:
+            formal = defs.get_schema(node.op_type, version, domain).inputs
+        except defs.SchemaError:
+            return
+        for position, value in enumerate(inputs if formal else ()):
+            allowed = formal[min(position, len(formal) - 1)].types
+            if value is not None and _type_text(self._builder.type(value).dtype) not in allowed:
+                raise NotConvertibleError(
+                    f"input {position} is {self._builder.type(value).dtype.value}, for which it is not defined"
+                )
 
     def _check_weights(self, node: NodeProto, inputs: Sequence[str | None]) -> None:
         """Refuse weights that make every answer NaN."""

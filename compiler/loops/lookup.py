@@ -14,7 +14,7 @@ from compiler.kernels.nest import Pointer, nest
 from compiler.kernels.target import Target
 from compiler.loops.box import Operand
 from compiler.loops.elements import LANES, load, load_vector, store, store_vector
-from compiler.wasm import I32, I64, Expr, Function, I32Local, i32, memory, select
+from compiler.wasm import I32, I64, Expr, Function, I32Local, i32, i64, memory, select
 
 _COPIED_BYTES: Final = 256
 """A row of this size or more is copied by one instruction."""
@@ -102,8 +102,13 @@ class _LookupWriter:
 
 def index_in_range(f: Function, index: Expr, length: int) -> I32Local:
     """Return an index counted from the front; write a trap for one that is out of range."""
-    value = i32.wrap_i64(index) if isinstance(index, I64) else cast("I32", index)
-    number = f.keep(value)
+    if isinstance(index, I64):
+        whole = f.keep(index)
+        number = f.keep(i32.wrap_i64(whole))
+        with f.if_(i64.ne(i64.extend_i32_s(number), whole)):
+            f.unreachable()
+    else:
+        number = f.keep(cast("I32", index))
     position = f.variable(select(i32.lt_s(number, i32.const(0)), number + length, number))
     with f.if_(i32.ge_u(position, i32.const(length))):
         f.unreachable()

@@ -13,10 +13,11 @@ from compiler.ir import operations as ops
 
 @operator("Einsum")
 def einsum(n: NodeContext) -> None:
-    """For any number of operands, each with every letter at most once."""
+    """For any number of operands; a letter that occurs twice in one of them is its diagonal."""
     terms, result = _parse(n)
     sizes = {letter: d for p, term in enumerate(terms) for letter, d in zip(term, n.shape(p), strict=True)}
-    values = n.all()
+    values = [_diagonal(n, value, term) for value, term in zip(n.all(), terms, strict=True)]
+    terms = ["".join(dict.fromkeys(term)) for term in terms]
     while len(values) > 1:  # the first two become one, with the letters that are needed later
         needed = set(result).union(*terms[2:])
         kept = "".join(dict.fromkeys(c for c in terms[0] + terms[1] if c in needed))
@@ -46,10 +47,25 @@ def _parse(n: NodeContext) -> tuple[list[str], str]:
     if not arrow:
         letters = "".join(expanded)
         right = dots + "".join(sorted(c for c in set(letters) - set(dots) if letters.count(c) == 1))
-    result = right.replace("...", dots)
-    if any(len(set(term)) != len(term) for term in expanded):
-        raise n.refuse(f"a letter occurs twice in one operand of {equation!r}")
-    return expanded, result
+    return expanded, right.replace("...", dots)
+
+
+def _diagonal(n: NodeContext, value: str, letters: str) -> str:
+    """Return a value with each of its letters once, in the order in which they come first."""
+    for letter in dict.fromkeys(letters):
+        while letters.count(letter) > 1:
+            first, second = letters.index(letter), letters.rindex(letter)
+            rest = [a for a in range(len(letters)) if a not in {first, second}]
+            turned = n.graph.transpose(value, [first, second, *rest])
+            length, *others = n.graph.shape(turned)[1:]
+            flat = n.graph.reshape(turned, (length * length, *others))
+            steps = (length + 1, *[1] * len(others))
+            cut = n.graph.slice(flat, [0] * len(steps), (length, *others), steps)
+            letters = letters[:second] + letters[second + 1 :]
+            order = [a + 1 if a < first else a for a in range(len(letters))]
+            order[first] = 0
+            value = n.graph.transpose(cut, order)
+    return value
 
 
 def _product(n: NodeContext, a: str, b: str, letters: tuple[str, str, str], sizes: dict[str, int]) -> str:

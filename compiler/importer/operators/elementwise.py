@@ -1,5 +1,6 @@
 """Arithmetic, comparisons, logic and conversions, element by element."""
 
+import math
 from functools import reduce
 from typing import Final
 
@@ -186,13 +187,19 @@ def _cosh(x: Term) -> Term:
     return (x.apply("exp") + (-x).apply("exp")) * 0.5
 
 
+_ROOT_IS_SELF: Final = 1e5
+"""From here on, 1 more or less makes no difference to the square of a 32-bit float."""
+
+
 def _asinh(x: Term) -> Term:
     size = x.apply("abs")
-    return (size + (size * size + 1).apply("sqrt")).apply("log") * x.apply("sign")
+    root = (size > _ROOT_IS_SELF).choose(size, (size * size + 1).apply("sqrt"))
+    return ((size * 0.5 + root * 0.5).apply("log") + math.log(2)) * x.apply("sign")
 
 
 def _acosh(x: Term) -> Term:
-    return (x + (x * x - 1).apply("sqrt")).apply("log")
+    root = (x > _ROOT_IS_SELF).choose(x, (x * x - 1).apply("sqrt"))
+    return (x * 0.5 + root * 0.5).apply("log") + math.log(2)
 
 
 def _atanh(x: Term) -> Term:

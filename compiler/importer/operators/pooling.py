@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from compiler.dtypes import DType
-from compiler.formula import formula_of, identity
+from compiler.formula import Formula, formula_of, identity
 from compiler.formula.formula import Number
 from compiler.importer.context import NodeContext
 from compiler.importer.operators.linear import padding
@@ -103,11 +103,28 @@ def _counts(n: NodeContext, shape: _Windows) -> np.ndarray[tuple[int, ...], np.d
 def lp_pool(n: NodeContext) -> None:
     """The norm of each window."""
     n.require_float()
-    p = n.integer("p", 2)
     windows, axes = _Windows(n).unfold(n, n[0], 0.0)
-    element = formula_of(lambda x: x * x if p == 2 else x.apply("abs").apply("pow", float(p)), DType.F32)
-    finish = formula_of(lambda t: t.apply("sqrt") if p == 2 else t.apply("pow", 1 / p), DType.F32)
-    n.set(n.graph.add(ops.Reduce(tuple(axes), element, "add", finish), windows))
+    n.set(n.graph.add(ops.Reduce(tuple(axes), _power(n), "add", _root(n)), windows))
+
+
+def _power(n: NodeContext) -> Formula:
+    """Return what the norm of the node adds up."""
+    p = n.integer("p", 2)
+    return formula_of(lambda x: x * x if p == 2 else x.apply("abs").apply("pow", float(p)), DType.F32)
+
+
+def _root(n: NodeContext) -> Formula:
+    """Return what the norm of the node makes of the sum."""
+    p = n.integer("p", 2)
+    return formula_of(lambda t: t.apply("sqrt") if p == 2 else t.apply("pow", 1 / p), DType.F32)
+
+
+@operator("GlobalLpPool")
+def global_lp_pool(n: NodeContext) -> None:
+    """The norm of each channel."""
+    shape, axes = n.shape(), tuple(range(2, n.type().rank))
+    pooled = n.graph.add(ops.Reduce(axes, _power(n), "add", _root(n)), n[0])
+    n.set(n.graph.reshape(pooled, (*shape[:2], *[1] * len(axes))))
 
 
 @operator("GlobalAveragePool", "GlobalMaxPool")

@@ -192,7 +192,8 @@ def _lstm(layer: _Layer, direction: int) -> tuple[_Cell, list[str], str]:
     outer = [recurrent, *([peepholes] if peepholes else [])]
     cell = _Cell(layer, direction, outer)
     h, c = cell.states
-    f, g, k = (cell.clipped(function) for function in cell.functions)
+    f, g = (cell.clipped(function) for function in cell.functions[:2])
+    k = cell.functions[2]  # as in onnxruntime, the state is not clipped on its way out
     gates = cell.graph.apply("add", cell.entry, cell.product(h, cell.outer[0]))
     i, o, r, t = (cell.gate(gates, number) for number in range(4))
     if peepholes:

@@ -50,6 +50,9 @@ def reduce(n: NodeContext) -> None:
     if n.node.op_type == "ReduceMean":
         count = math.prod(n.shape()[axis] for axis in axes)
         finish = (lambda t: t * (1 / count)) if dtype.is_float else (lambda t: t / count)
+    if n.node.op_type in {"ReduceL2", "ReduceLogSum"} and dtype.is_integer:
+        of_floats = finish
+        finish = lambda t: of_floats(t.cast(DType.F32)).cast(dtype)  # noqa: E731 - one of several
     if dtype is DType.BOOL:
         combine = {"max": "or", "min": "and"}.get(combine, combine)
     operation = ops.Reduce(tuple(axes), formula_of(element, dtype), combine, formula_of(finish, dtype))

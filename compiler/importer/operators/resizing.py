@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.dtypes import DType
 from compiler.importer.context import NodeContext
 from compiler.importer.registry import operator
 from compiler.ir.builder import check_foldable
@@ -42,11 +43,14 @@ def resize(n: NodeContext) -> None:
     """By nearest neighbours, linear or cubic interpolation."""
     lines, settings = _lines(n), _settings(n)
     value = n[0]
+    is_between = settings.mode != "nearest" and not n.dtype().is_float
+    if is_between:
+        value = n.graph.cast(DType.F32, value)
     outside: list[tuple[int, NDArray[np.bool_]]] = []
     for axis, line in enumerate(lines):
         if line.length == line.output and line.scale == 1 and settings.coordinates != "tf_crop_and_resize":
             continue
-        positions = _positions(line, settings.coordinates)
+        positions = _positions(line, settings.coordinates).astype(np.float64)
         if settings.coordinates == "tf_crop_and_resize":
             outside.append((axis, (positions < 0) | (positions > line.length - 1)))
         places, weights = _taps(positions, line, settings)
@@ -56,7 +60,7 @@ def resize(n: NodeContext) -> None:
             shape = [len(mask) if a == axis else 1 for a in range(len(lines))]
             number = n.graph.number(value, settings.extrapolation)
             value = n.graph.apply("select", n.graph.constant(mask.reshape(shape)), number, value)
-    n.set(value)
+    n.set(n.graph.cast(n.dtype(), value) if is_between else value)
 
 
 def _settings(n: NodeContext) -> _Settings:
@@ -98,10 +102,10 @@ def _lines(n: NodeContext) -> list[_Line]:
     return lines
 
 
-def _positions(line: _Line, coordinates: str) -> Numbers:
+def _positions(line: _Line, coordinates: str) -> NDArray[np.floating]:
     """Return where each output lies among the inputs."""
     check_foldable(line.output)
-    o = np.arange(line.output, dtype=np.float64)
+    o = np.arange(line.output, dtype=np.float32)  # as engines count: what is on an edge falls to the same side
     match coordinates:
         case "asymmetric":
             return o / line.scale

@@ -230,9 +230,8 @@ def pad(n: NodeContext) -> None:
     value_name = n[0]
     for axis, (length, b, a) in enumerate(zip(dimensions, before, after, strict=True)):
         if b or a:
-            places = np.arange(length)
-            indices = np.pad(places, (max(b, 0), max(a, 0)), mode)
-            indices = indices[max(-b, 0) : len(indices) - max(-a, 0)]
+            inside = np.arange(length)[max(-b, 0) : length - max(-a, 0)]
+            indices = np.pad(inside, (max(b, 0), max(a, 0)), mode)
             value_name = n.graph.take(value_name, n.graph.constant(indices), axis)
     return n.set(value_name)
 

@@ -41,7 +41,7 @@ class _Axis(msgspec.Struct, frozen=True):
         ]
         pairs.sort()
         if not pairs:
-            return _Phase((), 1, 0, self.length - self.count)
+            return _Phase((), 1, 0, self.count - self.length)
         offsets = [offset for offset, _ in pairs]
         dilation = offsets[1] - offsets[0] if len(offsets) > 1 else 1
         before, after = -offsets[0], self.count - 1 + offsets[-1] - (self.length - 1)
@@ -91,7 +91,7 @@ def _axes(n: NodeContext) -> list[_Axis]:
         if given is not None or mode.startswith("SAME"):
             output = int(given[a]) if given is not None else lengths[a] * strides[a]
             total = max(full - output, 0)
-            front = total - total // 2 if mode == "SAME_LOWER" else total // 2
+            front = total // 2 if mode == "SAME_UPPER" else total - total // 2
         axes.append(_Axis(lengths[a], output, strides[a], dilations[a], front, taps[a]))
     return axes
 
