@@ -170,8 +170,9 @@ def _thread_times_s(pid: int) -> dict[str, float]:
     """Return how long each thread has run, by its id."""
     times = {}
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        fields = (thread / "stat").read_text().rpartition(")")[2].split()
-        times[thread.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            fields = (thread / "stat").read_text().rpartition(")")[2].split()
+            times[thread.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return times
 
 

@@ -16,6 +16,7 @@ def engine_features() -> tuple[str, ...]:
     return FEATURES
 
 
+@cache
 def runtime_name() -> str:
     """Return the engine and its version, such as `wasmtime/50.0.1`."""
     return f"wasmtime/{version('wasmtime')}"

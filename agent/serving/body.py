@@ -6,6 +6,7 @@ Source: RFC 9112 (HTTP/1.1), sections 6 and 7, message body length and the chunk
 import io
 import re
 import socket
+import struct
 import time
 import zlib
 from collections.abc import Callable
@@ -22,6 +23,7 @@ MAX_DRAIN_BYTES: Final = 16 * 1024 * 1024
 _MAX_LINE_BYTES: Final = 1024
 _MAX_TRAILERS: Final = 32
 _CHUNK_HEAD: Final = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(;[^\r\n]*)?\r\n")
+_TIMEVAL: Final = struct.Struct("@ll")
 _CODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -34,12 +36,18 @@ class RequestError(Exception):
 
 
 class PatientSocket(io.RawIOBase):
-    """Reads from a socket until a moment that its user moves on, and no more bytes than its user allows."""
+    """A blocking socket that is read until a moment that its user moves on, and no more bytes than its user allows.
 
-    def __init__(self, connection: socket.socket) -> None:
+    The kernel keeps the time: a timeout of Python's own costs two more calls that give the interpreter lock away, and
+    while a release is installed each of those may wait for it.
+    """
+
+    def __init__(self, connection: socket.socket, write_timeout_s: float) -> None:
         self._connection = connection
         self._until_s = 0.0
         self._allowed_bytes = 0
+        self._is_lost = False
+        _set_timeout(connection, socket.SO_SNDTIMEO, write_timeout_s)
 
     def allow(self, patience_s: float, size_bytes: int) -> None:
         """Wait at most so long in all from now on, and take at most so much."""
@@ -50,6 +58,10 @@ class PatientSocket(io.RawIOBase):
         """Say that there is a way to read."""
         return True
 
+    def writable(self) -> bool:
+        """Say that there is a way to write."""
+        return True
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # io.BufferedReader gives a memoryview
         """Fill some of `buffer`; raises TimeoutError, or RequestError when the caller says too much."""
         left_s = self._until_s - time.monotonic()
@@ -57,10 +69,29 @@ class PatientSocket(io.RawIOBase):
             raise TimeoutError
         if self._allowed_bytes <= 0:
             raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "expected a shorter request head")
-        self._connection.settimeout(left_s)
-        count = self._connection.recv_into(memoryview(buffer)[: self._allowed_bytes])
+        _set_timeout(self._connection, socket.SO_RCVTIMEO, left_s)
+        try:
+            count = self._connection.recv_into(memoryview(buffer)[: self._allowed_bytes])
+        except BlockingIOError:
+            raise TimeoutError from None
         self._allowed_bytes -= count
         return count
+
+    def write(self, data: memoryview) -> int:  # type: ignore[override] # io.BufferedWriter gives a memoryview
+        """Send some of `data`; raises TimeoutError, and from then on always: what follows would make no sense."""
+        if self._is_lost:
+            raise TimeoutError
+        try:
+            return self._connection.send(data)
+        except BlockingIOError:
+            self._is_lost = True
+            raise TimeoutError from None
+
+
+def _set_timeout(connection: socket.socket, option: int, timeout_s: float) -> None:
+    whole_s, part_s = divmod(timeout_s, 1)
+    # A whole zero would be no limit at all.
+    connection.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(whole_s), max(int(part_s * 1e6), 1)))
 
 
 class Body:

@@ -20,6 +20,8 @@ HEAD_TIMEOUT_S: Final = 10.0
 REPLY_TIMEOUT_S: Final = 30.0
 """How long a caller may take to read a reply."""
 MAX_HEAD_BYTES: Final = 128 * 1024
+BUFFER_BYTES: Final = 16 * 1024
+"""A small request is read in one piece: each read gives the interpreter lock away."""
 _BUSY_BODY: Final = b'{"error":"too many connections: try again in a moment","code":"overloaded"}'
 BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
@@ -67,20 +69,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.0"  # replies have a head even when the request line has no version
-    wbufsize = -1  # a reply leaves in one piece
 
     def __init__(self, conversation: Conversation, routes: Routes) -> None:
         self._conversation = conversation
         self._routes = routes
-        self._source = PatientSocket(conversation.connection)
+        self._source = PatientSocket(conversation.connection, REPLY_TIMEOUT_S)
         self._expects_continue = False
         super().__init__(conversation.connection, "", None)  # type: ignore[arg-type] # the server is never used
 
     def setup(self) -> None:
-        """Read through the bounded source."""
-        super().setup()
-        self.rfile.close()
-        self.rfile = io.BufferedReader(self._source)
+        """Read and write through the bounded socket."""
+        self.connection = self.request
+        self.rfile = io.BufferedReader(self._source, BUFFER_BYTES)
+        self.wfile = io.BufferedWriter(self._source)  # type: ignore[type-var] # gives a memoryview, too
 
     def handle(self) -> None:
         """Answer one request after another."""
@@ -171,7 +172,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
 
     def _reply(self, reply: Reply) -> None:
-        self.connection.settimeout(REPLY_TIMEOUT_S)
         self.send_response_only(reply.status)
         self.send_header("Server", SERVER_NAME)
         self.send_header("Content-Type", reply.content_type)
