@@ -26,12 +26,17 @@ class Inbox(Generic[T]):
 
     def __init__(self, capacity: int) -> None:
         self._items: queue.SimpleQueue[tuple[T, bool]] = queue.SimpleQueue()
-        self._room = threading.Semaphore(capacity)
+        self._room = threading.Condition()
+        self._capacity = capacity
+        self._taken = 0
+        """Room that is in use."""
         self._is_closed = False
 
     def put(self, item: T) -> None:
         """Put an item in, when there is room. Not from the thread that takes them out."""
-        self._room.acquire()
+        with self._room:
+            self._room.wait_for(lambda: self._taken < self._capacity or self._is_closed)
+            self._taken += 1
         self._items.put((item, True))
 
     def put_now(self, item: T) -> None:
@@ -44,11 +49,14 @@ class Inbox(Generic[T]):
             item, took_room = self._items.get(timeout=max(timeout_s, 0.0))
         except queue.Empty:
             return None
-        if took_room and not self._is_closed:
-            self._room.release()
+        if took_room:
+            with self._room:
+                self._taken -= 1
+                self._room.notify()
         return item
 
     def close(self) -> None:
         """Let everyone who waits go on; nobody takes items any more."""
-        self._is_closed = True
-        self._room.release(1_000_000)
+        with self._room:
+            self._is_closed = True
+            self._room.notify_all()

@@ -71,6 +71,7 @@ class Trust:
         self._store = store
         self._image = ImageRepository(folder / "image", identity.image_root)
         self._director_root_path = folder / "director_root.json"
+        self._director: tuple[bytes, Root] | None = None
         self._documents: dict[Document, bytes] = {}
         self._set: MetadataSet | None = None
         self._set_raw = b""
@@ -83,7 +84,7 @@ class Trust:
 
     def open_ack(self, raw: bytes) -> Ack:
         """Return an ack that the director signed for this device; raises ProtocolError or StateError."""
-        root = self._director_root()
+        _, root = self._trusted_director_root()
         self._check_root_floor(root)
         return open_ack(raw, self._identity.device_id, root)
 
@@ -143,7 +144,7 @@ class Trust:
         raw = self._documents.get("director")
         if raw is None:
             return ()
-        root = self._director_root()
+        _, root = self._trusted_director_root()
         self._check_root_floor(root)
         floor = floor_name("director", root, "targets")
         accepted = self._store.floors().get(floor, 0)
@@ -170,24 +171,27 @@ class Trust:
             return None
         return self._image.targets if self._refreshed else None
 
-    def _director_root(self) -> Root:
-        return walk_roots(self._trusted_director_root(), {}).signed
-
-    def _trusted_director_root(self) -> bytes:
-        try:
-            raw = self._director_root_path.read_bytes()
-            walk_roots(raw, {})
-        except (OSError, ProtocolError):
-            return self._identity.director_root
-        return raw
+    def _trusted_director_root(self) -> tuple[bytes, Root]:
+        """Return the newest root of the director that was accepted, as stored and as read; each ack asks for it."""
+        if self._director is None:
+            try:
+                raw = self._director_root_path.read_bytes()
+                root = walk_roots(raw, {}).signed
+            except (OSError, ProtocolError):
+                raw = self._identity.director_root
+                root = walk_roots(raw, {}).signed
+            self._director = raw, root
+        return self._director
 
     def _follow_director_roots(self, opened: MetadataSet) -> None:
-        trusted = self._trusted_director_root()
-        root = walk_roots(trusted, opened.director).signed
+        raw, trusted = self._trusted_director_root()
+        root = walk_roots(raw, opened.director).signed
         self._check_root_floor(root)
         newest = root.version
-        if newest > walk_roots(trusted, {}).signed.version:
-            durable.replace(self._director_root_path, opened.director[f"{newest}.root.json"].encode())
+        if newest > trusted.version:
+            raw = opened.director[f"{newest}.root.json"].encode()
+            durable.replace(self._director_root_path, raw)
+            self._director = raw, root
         self._store.raise_floors({_ROOT_FLOOR: newest})
 
     def _check_root_floor(self, root: Root) -> None:
