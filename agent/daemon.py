@@ -239,7 +239,7 @@ class Daemon:
             self._announce(wall_ms)
         if self._core.has_receipts:
             self._core.has_receipts = False
-            self._uplink.reports.flush(now_ms)
+            self._uplink.reports.flush_soon(now_ms)
             self._backlog = self._store.backlog()
 
     def _retry_memory(self, now_ms: int) -> None:
@@ -255,7 +255,7 @@ class Daemon:
         now_ms = self._now_ms()
         tick_ms = BUSY_TICK_MS if self._downloads.is_busy else IDLE_TICK_MS
         tick_ms = min(tick_ms, self._systemd.interval_ms or tick_ms)
-        due = [now_ms + tick_ms, self._telemetry_due_ms()]
+        due = [now_ms + tick_ms, self._telemetry_due_ms(), self._uplink.due_ms]
         deadline = next_deadline_ms(self._core.state)
         return max(min(due if deadline is None else [*due, deadline]) - now_ms, 0) / 1000
 

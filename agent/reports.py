@@ -4,6 +4,7 @@ The broker's own acknowledgement proves nothing: a batch counts as delivered whe
 stays unanswered is sent again, ever more patiently, and at every new connection.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final, Literal, TypeVar
 
@@ -17,6 +18,8 @@ from protocol.identifiers import DeviceId
 from protocol.messages import Ack, Receipt, ReceiptBatch, TelemetryBatch, TelemetryRecord, seal_batch
 
 MAX_OPEN_BATCHES: Final = 8
+GATHER_MS: Final = 200
+"""What comes within this time of the last batch goes into one: each batch is signed, and each ack is stored."""
 FIRST_PATIENCE_MS: Final = 30_000
 MAX_PATIENCE_MS: Final = 600_000
 
@@ -47,6 +50,9 @@ class Reports:
         self._sent = self._acknowledged()
         self._open: list[_Open] = []  # oldest first
         self._patience_ms = FIRST_PATIENCE_MS
+        self._sent_ms = -math.inf
+        self.due_ms = math.inf
+        """When to look again whether there is something to send."""
 
     def restart(self, now_ms: int) -> None:
         """A new connection: send everything again that was not acknowledged."""
@@ -59,16 +65,26 @@ class Reports:
         if self._open and self._open[0].is_covered(ack):
             self._patience_ms = FIRST_PATIENCE_MS
         self._open = [batch for batch in self._open if not batch.is_covered(ack)]
-        self.flush(now_ms)
+        self.flush_soon(now_ms)
 
     def tick(self, now_ms: int) -> None:
-        """Send again what stayed unanswered for too long."""
+        """Send what has been gathered, and again what stayed unanswered for too long."""
+        if now_ms >= self.due_ms:
+            self.flush(now_ms)
         if self._open and now_ms - self._open[0].sent_ms >= self._patience_ms:
             self._patience_ms = min(self._patience_ms * 2, MAX_PATIENCE_MS)
             self.restart(now_ms)
 
+    def flush_soon(self, now_ms: int) -> None:
+        """Send what is new: at once if nothing was sent for a while, else with what comes until then."""
+        if now_ms >= self._sent_ms + GATHER_MS:
+            self.flush(now_ms)
+        else:
+            self.due_ms = self._sent_ms + GATHER_MS
+
     def flush(self, now_ms: int) -> None:
         """Send what is new, receipts first."""
+        self.due_ms = math.inf
         while len(self._open) < MAX_OPEN_BATCHES and (self._send_receipts(now_ms) or self._send_telemetry(now_ms)):
             pass
 
@@ -96,6 +112,7 @@ class Reports:
             found = found[: len(found) // 2]
         if not self._publish(outbox, raw):
             return False
+        self._sent_ms = now_ms
         self._sent[outbox] = found[-1].seq
         self._open.append(_Open(outbox=outbox, last_seq=found[-1].seq, sent_ms=now_ms))
         return True

@@ -1,5 +1,6 @@
 """What this device says: birth and death, wants, and the reports that the store keeps."""
 
+import math
 from importlib.metadata import version
 from typing import Final
 
@@ -53,6 +54,11 @@ class Uplink:
             problems={**problems, **({"memory": problem} if problem else {})},
         )
         self._publish(self._liveness_topic, seal_liveness(birth, self._identity.key), retain=True)
+
+    @property
+    def due_ms(self) -> float:
+        """When the reports want to be looked at again."""
+        return self.reports.due_ms if self._link is not None and self._link.is_connected else math.inf
 
     def want(self, want: Want) -> None:
         """Ask the controller for something that the broker does not have."""

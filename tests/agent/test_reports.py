@@ -1,5 +1,6 @@
 """Reports reach the controller: signed, in order, again and again until they are acknowledged, within every bound."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.engine import State
 from agent.engine.actions import EmitReceipt
-from agent.reports import FIRST_PATIENCE_MS, MAX_OPEN_BATCHES, Outbox, Reports
+from agent.reports import FIRST_PATIENCE_MS, GATHER_MS, MAX_OPEN_BATCHES, Outbox, Reports
 from agent.store import Store
 from agent.telemetry import Telemetry
 from agent.usage import UsageMeter
@@ -76,6 +77,18 @@ def test_new_receipts_are_sent_once_per_connection(sender: Sender) -> None:
     assert [1, 2, 3, 4] == sender.received()
 
 
+def test_receipts_in_quick_succession_share_a_batch(sender: Sender) -> None:
+    """The first leaves at once; those within a short while after it leave together, in their time."""
+    for now_ms in (1000, 1000 + GATHER_MS // 4, 1000 + GATHER_MS // 2):
+        sender.add(1)
+        sender.reports.flush_soon(now_ms)
+    assert (1, 1000 + GATHER_MS) == (len(sender.sent), sender.reports.due_ms)
+    sender.reports.tick(1000 + GATHER_MS - 1)
+    assert [1] == sender.received()
+    sender.reports.tick(1000 + GATHER_MS)
+    assert ([1, 2, 3], 2, math.inf) == (sender.received(), len(sender.sent), sender.reports.due_ms)
+
+
 def test_new_connection_sends_everything_that_was_not_acknowledged(sender: Sender) -> None:
     """What the broker may have lost is sent again; what is acknowledged is not."""
     sender.add(3)
@@ -115,6 +128,7 @@ def test_backlog_is_sent_in_portions_that_wait_for_acks(sender: Sender) -> None:
     sender.reports.flush(0)
     assert MAX_OPEN_BATCHES == len(sender.sent)
     sender.acknowledge(1, receipts=sender.received()[-1])
+    sender.reports.tick(GATHER_MS)
     assert list(range(1, total + 1)) == sender.received()
 
 
