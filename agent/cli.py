@@ -156,6 +156,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from agent.daemon import Daemon  # noqa: PLC0415 - the other commands need none of it
     from agent.logs import start_logging  # noqa: PLC0415 - the other commands need none of it
+    from agent.runtime import processors  # noqa: PLC0415 - the other commands need none of it
 
     if not arguments.state.is_dir():
         raise IdentityError(
@@ -163,6 +164,7 @@ def _run(arguments: argparse.Namespace) -> int:
             f"operator's machine and paste the line that it prints, `fleet-agent enroll <invite>`, here"
         )
     handlers = start_logging(arguments.state, arguments.log_format)
+    processors.leave_one()
     try:
         Daemon(arguments.state).run()
     finally:

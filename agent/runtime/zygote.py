@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.runtime.errors import ProcessStartError
+from agent.runtime.processors import all_inherited
 
 PATIENCE_S: Final = 20.0
 """How long a fork may take on a machine that has better things to do."""
@@ -89,11 +90,12 @@ class Zygote:
 
 
 def _start(control: socket.socket) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(  # noqa: S603 - our own module, with a number of our own
-        (sys.executable, "-P", "-m", _PROGRAM, str(control.fileno())),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=(control.fileno(),),
-        start_new_session=True,
-        env={**os.environ, "RUST_BACKTRACE": "0"},
-    )
+    with all_inherited():
+        return subprocess.Popen(  # noqa: S603 - our own module, with a number of our own
+            (sys.executable, "-P", "-m", _PROGRAM, str(control.fileno())),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(control.fileno(),),
+            start_new_session=True,
+            env={**os.environ, "RUST_BACKTRACE": "0"},
+        )

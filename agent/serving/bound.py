@@ -17,6 +17,7 @@ import msgspec
 from agent.bindings import Binding, BindingStatus
 from agent.host import UnknownModelError
 from agent.mqtt import LinkEvent, Message, Oversize
+from agent.runtime import processors
 from agent.serving import HEADER_LENGTH
 from agent.serving.body import WholeBody
 from agent.serving.openinference import (
@@ -151,6 +152,7 @@ class _Bound:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        processors.use_all()
         while (item := self._take()) is not None:
             dropped = self.status().dropped
             try:

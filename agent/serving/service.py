@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from agent.host import ModelHost
+from agent.runtime import processors
 from agent.serving.connection import BUSY, Conversation
 from agent.serving.gate import Gate
 from agent.serving.listeners import Listener
@@ -137,6 +138,7 @@ class LocalService:
         return self._ended.wait_for(lambda: len(self._conversations) < self._max_connections, SHORTAGE_PAUSE_S)
 
     def _serve(self, conversation: Conversation) -> None:
+        processors.use_all()
         try:
             if conversation.is_tcp:
                 conversation.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
