@@ -152,6 +152,22 @@ class Softmax(Operation, frozen=True):
     is_log: bool
 
 
+class Attention(Operation, frozen=True):
+    """Weigh values by how well their keys fit queries: `epilogue` of softmax(`scores` of Q K + bias) V + bias.
+
+    Inputs: Q (…, M, K), K (…, K, L), its bias (L), V (…, L, N), its bias (N), further operands of `scores`, broadcast
+    to (…, M, L), and of `epilogue`, broadcast to the shape of the output (…, M, N). The softmax is along L.
+    """
+
+    scores: Formula
+    epilogue: Formula
+
+    @property
+    def masks(self) -> int:
+        """How many further operands the scores have."""
+        return len(self.scores.args) - 1
+
+
 class LayerNorm(Operation, frozen=True):
     """Mean 0 and variance 1 along the last axis, (x - mean) / sqrt(variance + epsilon), then `epilogue`.
 

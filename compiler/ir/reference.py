@@ -54,6 +54,14 @@ def _matmul(operation: ops.MatMul, inputs: Sequence[Array]) -> Array:
     return evaluate_formula(operation.epilogue, [np.matmul(a, b) + bias, *extras])
 
 
+def _attention(operation: ops.Attention, inputs: Sequence[Array]) -> Array:
+    q, k, k_bias, v, bias, *more = inputs
+    masks, extras = more[: operation.masks], more[operation.masks :]
+    scores = _matmul(ops.MatMul(operation.scores), [q, k, k_bias, *masks])
+    shares = _softmax(ops.Softmax(is_log=False), [scores])
+    return _matmul(ops.MatMul(operation.epilogue), [shares, v, bias, *extras])
+
+
 def _softmax(operation: ops.Softmax, inputs: Sequence[Array]) -> Array:
     shifted = inputs[0] - inputs[0].max(axis=-1, keepdims=True)
     total = np.exp(shifted).sum(axis=-1, keepdims=True)
@@ -209,6 +217,7 @@ _DEFINITIONS: dict[type[Operation], Callable[[Any, Sequence[Array]], Array | tup
     ops.MatMul: _matmul,
     ops.Conv: _conv,
     ops.Softmax: _softmax,
+    ops.Attention: _attention,
     ops.LayerNorm: _layer_norm,
     ops.If: _if,
     ops.Scan: _scan,

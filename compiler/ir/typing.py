@@ -183,6 +183,13 @@ def _matmul(operation: ops.MatMul, inputs: Inputs) -> Types:
     return _epilogue(operation.epilogue, (*batch, a.shape[-2], b.shape[-1]), extras)
 
 
+def _attention(operation: ops.Attention, inputs: Inputs) -> Types:
+    q, k, k_bias, v, bias, *more = inputs
+    masks, extras = more[: operation.masks], more[operation.masks :]
+    scores = _matmul(ops.MatMul(operation.scores), [q, k, k_bias, *masks])
+    return _matmul(ops.MatMul(operation.epilogue), [*scores, v, bias, *extras])
+
+
 def _conv(operation: ops.Conv, inputs: Inputs) -> Types:
     x, w, bias, *extras = inputs
     _require(x.rank == w.rank == 4 and bias.shape == w.shape[:1], operation, inputs)
@@ -227,6 +234,7 @@ _RULES: dict[type[Operation], Callable[[Any, Inputs], Types]] = {
     ops.MatMul: _matmul,
     ops.Conv: _conv,
     ops.Softmax: _softmax,
+    ops.Attention: _attention,
     ops.LayerNorm: _layer_norm,
     ops.If: _if,
     ops.Scan: _scan,

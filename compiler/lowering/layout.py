@@ -3,7 +3,7 @@
 Images under a convolution are stored with their channels last, so that a pixel is a matrix row; what they are computed
 from, and what is computed from them, follows, through views as well: behind a transpose the channels are another
 dimension. A value that a convolution pads gets its padding as a border of zeros, so that its producer writes it in
-place and nothing is copied.
+place and nothing is copied. Heads of attention are written side by side, where they are read so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from compiler.ir import operations as ops
 from compiler.lowering.placement import Border, Placement, no_border, reshape_axes
 
 _CHANNEL = 1
-_BOUND = (ops.MatMul, ops.Softmax, ops.LayerNorm, ops.Scan, ops.While)
+_BOUND = (ops.MatMul, ops.Attention, ops.Softmax, ops.LayerNorm, ops.Scan, ops.While)
 """What writes its results with their last dimension innermost, whoever reads them."""
 _FOLLOWING = (ops.Map, ops.Concat, ops.Pad)
 """What writes any layout, and reads fastest what lies alike."""
@@ -63,6 +63,7 @@ def choose_layouts(graph: Graph) -> dict[str, Layout]:
     innermost = _innermost(graph)
     layouts = {name: Layout.row_major(kind.rank) for name, kind in graph.types.items()}
     layouts |= {name: Layout.with_innermost(graph.types[name].rank, axis) for name, axis in innermost.items()}
+    layouts |= {name: Layout(order, no_border(len(order))) for name, order in _turned_products(graph)}
     for name, border in _borders(graph):
         if name in innermost:
             old = layouts[name]
@@ -94,6 +95,17 @@ def _innermost(graph: Graph) -> dict[str, int]:
                 found[other] = axis
                 waiting.append(other)
     return found
+
+
+def _turned_products(graph: Graph) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the stacks of matrices that are only read turned, rows kept, and the order in which they are wanted."""
+    users = graph.users()
+    for node in graph.nodes:
+        if isinstance(node.operation, ops.Attention | ops.MatMul) and node.outputs[0] not in graph.outputs:
+            [name], second = node.outputs, graph.types[node.inputs[1]].shape
+            match [user.operation for user in users[name]]:
+                case [ops.Transpose(order)] if order[-1] == len(order) - 1 and any(n > 1 for n in second[:-2]):
+                    yield name, order
 
 
 def _along(graph: Graph, node: Node) -> Iterator[tuple[str, Axes]]:

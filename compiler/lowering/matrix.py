@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from compiler.dtypes import DType
@@ -17,26 +18,75 @@ from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement, broadcast, dense, reshaped, view
 from compiler.lowering.step import Emitter
 from compiler.lowering.tiling import choose_tiling
-from compiler.wasm import i32
+from compiler.wasm import I32Local, i32
+
+
+class Product(msgspec.Struct, frozen=True):
+    """A product of matrices on its way to a step, or one for each of a stack of them."""
+
+    kernel: TileKernel
+    epilogue: Formula
+    operands: tuple[Placement, ...]
+    """A, B in panels, the result, and further operands, each with the stack in front."""
+    scratch: int
+
+    @property
+    def reads(self) -> tuple[Placement, ...]:
+        """What the step reads."""
+        return (*self.operands[:2], *self.operands[3:])
+
+    @property
+    def multiply_adds(self) -> int:
+        """How many there are in all."""
+        return math.prod(self.operands[2].shape) * self.kernel.window.depth
+
+    def write(self, e: Emitter, pointers: Sequence[I32Local]) -> None:
+        """Write the call of the kernel for the matrices at some addresses, one for each operand."""
+        walks = tuple(walk(p, None, len(p.shape) - 2, len(p.shape) - 1) for p in self.operands[3:])
+        spec, target = EpilogueKernel(self.kernel, self.epilogue, walks), e.target
+        function = e.kernel(
+            spec, lambda f: write_tiles(f, self.kernel, target, walks, finish_with(f, target, self.epilogue))
+        )
+        e.do(function(*pointers[:3], i32.const(e.buffer_address(self.scratch)), *pointers[3:]))
 
 
 def lower_matmul(low: Lowering, node: Node, operation: ops.MatMul) -> None:
     """Add the steps of a matrix product."""
     a, b_name, bias_name = low.placement(node.inputs[0]), node.inputs[1], node.inputs[2]
     output = low.result(node.outputs[0])
-    a = a if a.is_forward and (a.strides[-1] == 1 or a.shape[-1] == 1) else low.dense(a)
-    a = broadcast(a, (*output.shape[:-2], *a.shape[-2:]))
+    a = broadcast(rows_together(low, a), (*output.shape[:-2], *a.shape[-2:]))
     extras = spread_extras(low, [low.placement(n) for n in node.inputs[3:]], output.shape, len(output.shape) - 1)
     operands = [a, output, *extras]
-    b_shape = low.type(b_name).shape
-    if all(n == 1 for n in b_shape[:-2]):
+    if all(n == 1 for n in low.type(b_name).shape[:-2]):
         operands = _join_rows(operands) or operands
-    kernel = _kernel(operands[0], operands[1], b_shape[-2], is_finished_apart=is_long(operation.epilogue))
-    b = _packed(low, b_name, kernel, bias_name)
+    product = prepare_product(low, operands, (b_name, bias_name), operation.epilogue)
     stack = operands[1].shape[:-2]
+
+    def emit(e: Emitter) -> None:
+        pointers = [e.body.variable(i32.const(e.address(p))) for p in product.operands]
+        steps = [tuple(p.byte_stride(n) for n in range(len(stack))) for p in product.operands]
+        moving = [Pointer(p, s) for p, s in zip(pointers, steps, strict=True)]
+        nest(e.body, stack, moving, lambda: product.write(e, pointers))
+
+    low.step(product.reads, [product.operands[2], product.scratch], emit, multiply_adds=product.multiply_adds)
+
+
+def rows_together(low: Lowering, a: Placement) -> Placement:
+    """Return a place of a first matrix that kernels can read: the elements of each row next to each other."""
+    return a if a.is_forward and (a.strides[-1] == 1 or a.shape[-1] == 1) else low.dense(a)
+
+
+def prepare_product(
+    low: Lowering, operands: Sequence[Placement], second: tuple[str, str], epilogue: Formula
+) -> Product:
+    """Return a product, with B in panels: of A, the result and further operands; `second` is B and the bias."""
+    a, output, *extras = operands
+    kernel = _kernel(a, output, low.type(second[0]).shape[-2], is_finished_apart=is_long(epilogue))
+    b = _packed(low, second[0], kernel, second[1])
+    stack = output.shape[:-2]
     leading = b.shape[:-3] if stack else ()
     b = broadcast(_viewed(ops.Reshape((*leading, *b.shape[-3:])), b), (*stack, *b.shape[-3:]))
-    _add_product(low, kernel, operation.epilogue, [operands[0], b, *operands[1:]])
+    return Product(kernel, epilogue, (a, b, output, *extras), low.scratch(kernel.scratch_bytes))
 
 
 def _join_rows(placements: Sequence[Placement]) -> list[Placement] | None:
@@ -97,22 +147,3 @@ def _without(placement: Placement, axis: int) -> Placement:
     result = reshaped(placement, placement.shape[:axis] + placement.shape[axis + 1 :])
     assert result is not None
     return result
-
-
-def _add_product(low: Lowering, kernel: TileKernel, epilogue: Formula, operands: Sequence[Placement]) -> None:
-    """Add the step that multiplies: operands are A, B, the result and extras, each with its stacks in front."""
-    a, b, output, *extras = operands
-    stack = output.shape[:-2]
-    walks = tuple(walk(e, None, len(e.shape) - 2, len(e.shape) - 1) for e in extras)
-    spec = EpilogueKernel(kernel, epilogue, walks)
-    target, scratch = low.target, low.scratch(kernel.scratch_bytes)
-
-    def emit(e: Emitter) -> None:
-        function = e.kernel(spec, lambda f: write_tiles(f, kernel, target, walks, finish_with(f, target, epilogue)))
-        at = i32.const(e.buffer_address(scratch))
-        pointers = [e.body.variable(i32.const(e.address(p))) for p in operands]
-        steps = [tuple(p.byte_stride(n) for n in range(len(stack))) for p in operands]
-        moving = [Pointer(p, s) for p, s in zip(pointers, steps, strict=True)]
-        nest(e.body, stack, moving, lambda: e.do(function(*pointers[:3], at, *pointers[3:])))
-
-    low.step([a, b, *extras], [output, scratch], emit, multiply_adds=math.prod(output.shape) * kernel.window.depth)

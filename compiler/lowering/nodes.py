@@ -6,6 +6,7 @@ from compiler.ir import operations as ops
 from compiler.kernels.target import Target
 from compiler.loops.reduce import ReduceKernel, write_reduce
 from compiler.loops.rows import LayerNormKernel, SoftmaxKernel, write_layer_norm, write_softmax
+from compiler.lowering.attention import lower_attention
 from compiler.lowering.control import lower_if, lower_scan, lower_while
 from compiler.lowering.convolution import lower_conv
 from compiler.lowering.epilogue import spread_extras
@@ -148,6 +149,7 @@ RULES.update(
         ops.MatMul: lower_matmul,
         ops.Conv: lower_conv,
         ops.Softmax: _lower_softmax,
+        ops.Attention: lower_attention,
         ops.LayerNorm: _lower_layer_norm,
         ops.If: lower_if,
         ops.Scan: lower_scan,

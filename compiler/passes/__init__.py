@@ -7,6 +7,7 @@ import msgspec
 from compiler.ir import Graph, Node
 from compiler.ir.graph import bodies
 from compiler.passes.affine import fold_scales_and_shifts
+from compiler.passes.attention import fuse_attention
 from compiler.passes.fusion import fuse_elementwise
 from compiler.passes.normalisation import fuse_layer_norm
 from compiler.passes.numbers import put_numbers_into_formulas
@@ -20,6 +21,7 @@ PASSES: tuple[Pass, ...] = (
     sink_transposes,
     fuse_elementwise,
     fold_scales_and_shifts,
+    fuse_attention,
 )
 """In the order in which they run."""
 

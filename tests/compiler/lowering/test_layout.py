@@ -103,6 +103,16 @@ def test_rows_of_other_work_stay_rows() -> None:
     assert 3 == innermost(graph, rows)
 
 
+def test_heads_are_written_side_by_side() -> None:
+    """Products that are read turned with whole rows lie as they are read, and joining them copies nothing."""
+    b = Builder()
+    a, v, bias = b.image((1, 3, 6, 5)), b.image((1, 3, 5, 4)), b.constant(np.zeros(4, np.float32))
+    product = b.add(ops.MatMul(identity(DType.F32)), a, v, bias)
+    joined = b.reshape(b.transpose(product, (0, 2, 1, 3)), (1, 6, 12))
+    low = lowered(b.graph([b.add(ops.Softmax(is_log=False), joined)]))
+    assert low.placement(product).buffer == low.placement(joined).buffer
+
+
 @pytest.mark.parametrize("target", list(Target))
 def test_a_convolution_reads_what_a_loop_stacks(target: Target) -> None:
     """A loop writes its results one behind the other, whatever reads them."""
