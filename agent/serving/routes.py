@@ -199,7 +199,7 @@ class Routes:
             manifest = newer
 
     def _call(self, manifest: Manifest, items: list[list[bytes]], asked: _Asked) -> list[InferResult]:
-        if manifest.stateful:
+        if self._host.manifest(manifest.model).stateful:  # perhaps swapped in while the call waited for its turn
             return self._sequences.run(manifest.model, items, asked.request.parameters, asked.stream)
         return [self._host.infer(manifest.model, item) for item in items]
 

@@ -3,6 +3,7 @@
 import json
 import struct
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from agent.cli import main
 from agent.client import LocalClient, SequenceLostError
 from agent.host import InferResult, ModelHost
 from agent.runtime import Zygote
+from agent.serving.gate import Gate
 from agent.serving.listeners import UnixListener
 from agent.serving.openinference import RequestParameters
 from agent.serving.sequences import IDLE_S, SequenceError, Sequences
 from agent.serving.service import LocalService
 from agent.usage import UsageMeter
+from tests.agent.rig import wait_for
 from tests.agent.serving.callers import RESET, SUM, Raw, Status, activate, request_body
 
 INFER = "/v2/models/digits/infer"
@@ -192,6 +195,25 @@ def test_a_batch_is_of_one_release_and_its_state(path: Path) -> None:
         assert 5.0 == call(raw, 1)
     service.close()
     host.close()
+
+
+def test_a_call_that_waited_finds_the_release_of_its_turn(path: Path, host: ModelHost) -> None:
+    """One that was let in to a release without a state keeps the rules of the one with a state that was swapped in."""
+    activate(host)
+    gate = Gate()
+    service = LocalService([UnixListener(path)], host, Status, gate=gate)
+    service.start()
+    with Raw(path) as raw:
+        answers: list[float | str] = []
+        caller = threading.Thread(target=lambda: answers.append(call(raw, 1, sequence_id=5)))
+        with gate.turn("digits", time.monotonic() + 20):
+            caller.start()
+            wait_for("the call waits", lambda: bool(gate._lanes["digits"].waiting))
+            activate(host, "2.0.0", infer=SUM, reset=RESET)
+        caller.join(20)
+        (answer,) = answers
+        assert "expected a call that starts a sequence, got one of 5" in str(answer)
+    service.close()
 
 
 def test_a_model_without_a_state_takes_calls_of_any_sequence(raw: Raw, host: ModelHost) -> None:
