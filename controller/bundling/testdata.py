@@ -51,12 +51,12 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def read_test_data(path: Path, spec: ModelSpec) -> TestData:
     """Return the test data in the file at `path` for a model of this spec; raises TestDataError."""
     try:
-        size = path.stat().st_size
-        if size > MAX_TEST_DATA_BYTES:
-            raise TestDataError(f"{path}: expected at most {MAX_TEST_DATA_BYTES:,} bytes of test data, got {size:,}")
-        raw = path.read_bytes()
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_TEST_DATA_BYTES + 1)
     except OSError as error:
         raise TestDataError(f"cannot read {path}: {error.strerror}", hint="give the path of a JSON file") from error
+    if len(raw) > MAX_TEST_DATA_BYTES:
+        raise TestDataError(f"{path}: expected at most {MAX_TEST_DATA_BYTES:,} bytes of test data, got more")
     return parse_test_data(raw, spec.inputs, spec.outputs, what=path.name)
 
 

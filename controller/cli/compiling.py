@@ -9,6 +9,9 @@ import msgspec
 import typer
 
 from compiler.options import CompileOptions, Normalization
+from protocol.limits import MIB
+
+_MAX_LABELS_BYTES = MIB
 
 InputShapes = Annotated[
     list[str] | None,
@@ -109,7 +112,13 @@ def _shape(text: str) -> tuple[int, ...]:
 def _lines(path: str) -> tuple[str, ...]:
     """Return the lines of a text file; raises typer.BadParameter."""
     try:
-        return tuple(Path(path).read_text(encoding="utf-8").splitlines())
+        with Path(path).open("rb") as stream:
+            raw = stream.read(_MAX_LABELS_BYTES + 1)
+        if len(raw) > _MAX_LABELS_BYTES:
+            raise typer.BadParameter(
+                f"expected at most {_MAX_LABELS_BYTES:,} bytes of labels in {path}, got more", param_hint="--labels"
+            )
+        return tuple(raw.decode().splitlines())
     except OSError as error:
         raise typer.BadParameter(f"cannot read {path}: {error.strerror}", param_hint="--labels") from error
     except UnicodeDecodeError as error:

@@ -83,3 +83,9 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """The message has the path and the system's words."""
     with pytest.raises(TestDataError, match=r"cannot read .*nothing.json: No such file"):
         read_test_data(tmp_path / "nothing.json", spec())
+
+
+def test_test_data_without_end_is_not_read_whole() -> None:
+    """A device that was given by mistake is refused at the bound, also one that says that it has no bytes."""
+    with pytest.raises(TestDataError, match="/dev/zero: expected at most 268,435,456 bytes of test data, got more"):
+        read_test_data(Path("/dev/zero"), spec())
