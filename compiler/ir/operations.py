@@ -169,13 +169,15 @@ class Attention(Operation, frozen=True):
 
 
 class LayerNorm(Operation, frozen=True):
-    """Mean 0 and variance 1 along the last axis, (x - mean) / sqrt(variance + epsilon), then `epilogue`.
+    """Mean 0 and variance 1 along the last axes, (x - mean) / sqrt(variance + epsilon), then `epilogue`.
 
     Its first operand is that, the others are the inputs behind the first, broadcast to its shape.
     """
 
     epsilon: float
     epilogue: Formula
+    axes: int = 1
+    """How many axes that are."""
 
 
 class If(Operation, frozen=True):

@@ -70,8 +70,9 @@ def _softmax(operation: ops.Softmax, inputs: Sequence[Array]) -> Array:
 
 def _layer_norm(operation: ops.LayerNorm, inputs: Sequence[Array]) -> Array:
     x, *extras = inputs
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    axes = tuple(range(-operation.axes, 0))
+    centred = x - x.mean(axis=axes, keepdims=True)
+    variance = np.square(centred).mean(axis=axes, keepdims=True)
     return evaluate_formula(operation.epilogue, [centred / np.sqrt(variance + np.float32(operation.epsilon)), *extras])
 
 

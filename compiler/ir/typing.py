@@ -25,9 +25,6 @@ def output_types(operation: Operation, inputs: Inputs) -> Types:
 
 def broadcast(inputs: Inputs) -> tuple[int, ...]:
     """Return the shape that the inputs have together."""
-    shapes = {i.shape for i in inputs}
-    if len(shapes) == 1:  # of any size, while numpy has a limit
-        return shapes.pop()
     try:
         return tuple(np.broadcast_shapes(*(i.shape for i in inputs)))
     except ValueError as error:
@@ -120,7 +117,8 @@ def _softmax(operation: ops.Softmax, inputs: Inputs) -> Types:
 
 def _layer_norm(operation: ops.LayerNorm, inputs: Inputs) -> Types:
     x, *extras = inputs
-    _require(x.rank > 0 and x.shape[-1] > 0 and x.dtype is DType.F32, operation, inputs)
+    _require(0 < operation.axes <= x.rank and x.dtype is DType.F32, operation, inputs)
+    _require(0 not in x.shape[-operation.axes :], operation, inputs)
     return _epilogue(operation.epilogue, x.shape, extras)
 
 

@@ -13,7 +13,7 @@ from compiler.lowering.epilogue import spread_extras
 from compiler.lowering.indexing import lower_extreme, lower_lookup, lower_running, lower_scatter, lower_top
 from compiler.lowering.lowering import RULES, Lowered, Lowering, elements
 from compiler.lowering.matrix import lower_matmul
-from compiler.lowering.placement import Placement, broadcast, view
+from compiler.lowering.placement import Placement, broadcast, reshaped, view
 from compiler.lowering.step import Emitter
 
 
@@ -72,6 +72,16 @@ def _row_bytes(placement: Placement) -> tuple[int, ...]:
     return tuple(placement.byte_stride(n) for n in range(len(placement.shape) - 1))
 
 
+def _with_joined_rows(low: Lowering, placement: Placement, axes: int) -> Placement:
+    """Return a place of a value with its last dimensions as one."""
+    if axes == 1:
+        return placement
+    shape = (*placement.shape[:-axes], elements(placement.shape[-axes:]))
+    result = reshaped(placement, shape) or reshaped(low.dense(placement), shape)
+    assert result is not None
+    return result
+
+
 def _lower_softmax(low: Lowering, node: Node, operation: ops.Softmax) -> None:
     source, output = _rows(low, low.placement(node.inputs[0])), low.result(node.outputs[0])
     kernel = SoftmaxKernel(
@@ -86,8 +96,12 @@ def _lower_softmax(low: Lowering, node: Node, operation: ops.Softmax) -> None:
 
 
 def _lower_layer_norm(low: Lowering, node: Node, operation: ops.LayerNorm) -> None:
-    source, output = _rows(low, low.placement(node.inputs[0])), low.result(node.outputs[0])
-    extras = spread_extras(low, [low.placement(name) for name in node.inputs[1:]], source.shape, len(source.shape) - 1)
+    shape = low.type(node.inputs[0]).shape
+    x, output, *more = low.placement(node.inputs[0]), low.result(node.outputs[0]), *map(low.placement, node.inputs[1:])
+    if operation.axes > 1:
+        more = [_with_joined_rows(low, broadcast(p, shape), operation.axes) for p in more]
+    source, output = (_with_joined_rows(low, p, operation.axes) for p in (_rows(low, x), output))
+    extras = spread_extras(low, more, source.shape, len(source.shape) - 1)
     kernel = LayerNormKernel(
         rows=source.shape[:-1],
         length=source.shape[-1],

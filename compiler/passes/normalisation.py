@@ -2,9 +2,9 @@
 
     (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon)
 
-Means are over the last axis; the square may be a product or a power, the quotient a product with 1 / sqrt(…) or with a
-power of -0.5. What is done to the result, scale and shift at first, `compiler.passes.fusion` puts into the same kernel.
-A value inside that something else reads, too, leaves all as it is: nothing is computed twice.
+Means are over the last axis, or the last few; the square may be a product or a power, the quotient a product with
+1 / sqrt(…) or with a power of -0.5. What is done to the result, scale and shift at first, `compiler.passes.fusion` puts
+into the same kernel. A value inside that something else reads, too, leaves all as it is: nothing is computed twice.
 """
 
 import math
@@ -43,13 +43,13 @@ class _Search:
     def layer_norm(self) -> Node | None:
         """Return the node that computes the same from what is normalised, if it is a layer normalisation."""
         for centred, variance, epsilon in self._quotients():
-            x = self._centre(centred)
-            square = self._mean(variance)
-            if x is None or square is None or not self._is_square(square, centred):
+            mean, square = self._centre(centred), self._mean(variance)
+            if mean is None or square is None or mean[1] != square[1] or not self._is_square(square[0], centred):
                 continue
+            x, axes = mean
             # Only if all of it has the shape of x, the means were over rows of x.
             if self._edit.types[x] == self._edit.types[self._node.outputs[0]] and self._is_private():
-                operation = ops.LayerNorm(float(epsilon), identity(DType.F32))
+                operation = ops.LayerNorm(float(epsilon), identity(DType.F32), axes)
                 return msgspec.structs.replace(self._node, operation=operation, inputs=(x,))
         return None
 
@@ -85,18 +85,19 @@ class _Search:
             case ("add", (str(value), int() | float() as number)) | ("add", (int() | float() as number, str(value))):
                 yield value, number
 
-    def _centre(self, name: str) -> str | None:
-        """Return the floats that a value is, less their mean."""
+    def _centre(self, name: str) -> tuple[str, int] | None:
+        """Return the floats that a value is, less their mean, and over how many axes that is."""
         match self._call(name):
-            case "sub", (str(x), mean) if self._mean(mean) == x and self._edit.types[x].dtype is DType.F32:
-                return x
+            case "sub", (str(x), mean) if self._edit.types[x].dtype is DType.F32:
+                found = self._mean(mean)
+                return found if found is not None and found[0] == x else None
         return None
 
     def _is_square(self, name: str, of: str) -> bool:
         return self._call(name) in [("mul", (of, of)), ("pow", (of, 2.0))]
 
-    def _mean(self, name: Value) -> str | None:
-        """Return the value whose mean over the last axis another one is, with a dimension of 1 in its place."""
+    def _mean(self, name: Value) -> tuple[str, int] | None:
+        """Return the value whose mean over the last axes another one is, with dimensions of 1 in their place."""
         if not isinstance(name, str):
             return None
         shape = self._edit.types[name].shape
@@ -110,9 +111,11 @@ class _Search:
         operation, values = found[1].operation, found[1].inputs
         if len(values) != 1 or operation.combine != "add" or not operation.element.is_identity:
             return None
-        kind = self._edit.types[values[0]]
-        is_over_rows = operation.axes == (kind.rank - 1,) and shape == (*kind.shape[:-1], 1)
-        return values[0] if is_over_rows and _is_share(operation, kind.shape[-1]) else None
+        whole, count = self._edit.types[values[0]].shape, len(operation.axes)
+        first = len(whole) - count
+        if operation.axes != tuple(range(first, len(whole))) or shape != (*whole[:first], *(1,) * count):
+            return None
+        return (values[0], count) if count and _is_share(operation, math.prod(whole[first:])) else None
 
     def _call(self, name: Value) -> tuple[str, tuple[Value, ...]] | None:
         """Return the one operation that computes a value, and its operands."""

@@ -102,6 +102,29 @@ def test_the_operator_itself_becomes_the_same_node() -> None:
     assert ["LayerNorm"] == [type(node.operation).__name__ for node in nodes]
 
 
+@pytest.mark.parametrize("target", list(Target))
+@pytest.mark.parametrize("scale", [(3, 10), (3, 1), (10,), (1,)])
+def test_rows_may_have_several_axes(scale: tuple[int, ...], target: Target) -> None:
+    """Of an image or a signal, read through a transpose; scale and shift for each element, or for some axes."""
+    w = Pieces()
+    x = w.node("Transpose", w.input("x", (3, 2, 10)), perm=[1, 0, 2])
+    centred = w.node("Sub", x, w.node("ReduceMean", x, axes=[1, 2]))
+    variance = w.node("ReduceMean", w.square(centred), axes=[1, 2])
+    normal = w.quotient(centred, w.node("Add", variance, w.number(1e-5)))
+    whole = w.node("LayerNormalization", w.scaled(normal, *scale), *(w.weights(3, 10, scale=1.0) for _ in "ab"), axis=1)
+    model = w.model(whole)
+    nodes = optimise(import_model(read_model(model), CompileOptions())).graph.nodes
+    assert [2, 2] == [node.operation.axes for node in nodes if isinstance(node.operation, ops.LayerNorm)]
+    inputs = {"x": w.rng.normal(3, 2, (3, 2, 10)).astype(np.float32)}
+    got = run_compiled(compile_model(model, CompileOptions(target=target)), inputs)
+    assert_close(got, run_onnxruntime(model, inputs))
+
+
+def _different_axes(w: Pieces, x: str) -> str:
+    centred = w.node("Sub", x, w.node("ReduceMean", x, axes=[1, 2]))
+    return w.quotient(centred, w.node("Add", w.mean(w.square(centred)), w.number(1e-5)))
+
+
 def _other_axis(w: Pieces, x: str) -> str:
     centred = w.node("Sub", x, w.node("ReduceMean", x, axes=[1]))
     variance = w.node("ReduceMean", w.square(centred), axes=[1])
@@ -151,6 +174,7 @@ def _mean_of_another_row(w: Pieces, x: str) -> str:
 
 
 NEAR_MISSES = [
+    _different_axes,
     _other_axis,
     _sum_in_place_of_mean,
     _square_of_something_else,
