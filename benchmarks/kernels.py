@@ -23,6 +23,8 @@ FLOPS_PER_CALL = 1e8
 PRODUCTS = ((12544, 16, 96), (3136, 144, 24), (784, 192, 32), (196, 96, 576), (196, 576, 96), (49, 960, 160))
 """Rows, depth and columns: pointwise convolutions of MobileNetV2."""
 LARGE_PRODUCTS = ((128, 384, 1536), (128, 1536, 384), (512, 512, 512))
+SINGLE_ROWS = ((1, 64, 256), (1, 128, 200), (1, 128, 512), (1, 512, 512), (1, 1280, 1000))
+"""Of recurrent networks, decoders and last layers."""
 DEPTHWISE = ((112, 32, 1), (112, 96, 2), (56, 144, 1), (28, 192, 1), (14, 384, 1), (14, 576, 2), (7, 960, 1))
 """Side, channels and step of 3 x 3."""
 
@@ -101,7 +103,7 @@ class Line(msgspec.Struct, frozen=True):
 
 def measure() -> list[Line]:
     """Measure all kernels, each in turns with the peak."""
-    work = {f"product {r} x {d} x {c}": product(r, d, c) for r, d, c in (*PRODUCTS, *LARGE_PRODUCTS)}
+    work = {f"product {r} x {d} x {c}": product(r, d, c) for r, d, c in (*PRODUCTS, *LARGE_PRODUCTS, *SINGLE_ROWS)}
     work |= {f"depthwise {s} x {s} x {c}, step {t}": depthwise(s, c, t) for s, c, t in DEPTHWISE}
     work["peak"] = multiply_add_load()
     runs: dict[str, Run] = {name: working(w) for name, w in work.items()}

@@ -22,6 +22,10 @@ _LOOP: Final = 3.0
 _LEAST: Final = 27.0
 _FAR_VECTOR: Final = 2.0
 """For a vector of columns that comes from behind the cache, once for each tile."""
+_WIDE_ROW: Final = 0.02
+"""For each vector of columns of a single row, times how many there are: a wide tile reads B in longer strides."""
+_WIDE_ROW_FAR: Final = 0.045
+"""Likewise, for a B that the cache does not keep."""
 _MAX_SUMS: Final = 32
 """Vectors of sums in a tile; more is only more code."""
 
@@ -46,7 +50,12 @@ def choose_tiling(pixels: int, depth: int, channels: int) -> Tiling:
     )
     size = pixels, depth, channels
     rows, vectors = min(shapes, key=lambda tile: (_time(size, *tile), tile[0] * tile[1]))
-    return Tiling(rows, vectors, is_panel_outside=depth * needed * VECTOR_BYTES > _CACHE_BYTES)
+    return Tiling(rows, vectors, is_panel_outside=_is_far(depth, channels))
+
+
+def _is_far(depth: int, channels: int) -> bool:
+    """Whether B is larger than what the cache keeps."""
+    return depth * -(-channels // LANES) * VECTOR_BYTES > _CACHE_BYTES
 
 
 def _time(size: tuple[int, int, int], rows: int, vectors: int) -> float:
@@ -54,6 +63,8 @@ def _time(size: tuple[int, int, int], rows: int, vectors: int) -> float:
     pixels, depth, channels = size
     pairs, single = divmod(rows, 2)
     passes = pairs * (_PAIR_VECTOR * vectors + _PASS) + single * (_SINGLE_VECTOR * vectors + _PASS)
+    if pixels == 1:
+        passes += (_WIDE_ROW_FAR if _is_far(depth, channels) else _WIDE_ROW) * vectors**2
     tiles = -(-pixels // rows) * -(-channels // (vectors * LANES))
     far = max(0.0, 1 - _CACHE_BYTES / (depth * vectors * VECTOR_BYTES)) if pixels > rows else 0.0
     return tiles * max(passes + _LOOP + far * _FAR_VECTOR * vectors, _LEAST)

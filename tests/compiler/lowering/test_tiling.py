@@ -16,11 +16,19 @@ def test_a_large_second_matrix_is_read_once(pixels: int, depth: int, channels: i
 
 
 def test_a_panel_that_is_read_again_stays_in_the_cache() -> None:
-    """Where 64 columns are too deep for it, tiles get narrower and higher; a single row reads its panels once."""
+    """Where 64 columns are too deep for it, tiles get narrower and higher."""
     assert (2, 16) == _tile(128, 512, 384)
     assert (4, 8) == _tile(128, 1536, 384)
     assert 1536 * 8 * VECTOR_BYTES < 256 * 1024 < 1536 * 16 * VECTOR_BYTES
-    assert _tile(1, 64, 512) == _tile(1, 4096, 512)
+
+
+@pytest.mark.parametrize(
+    ("depth", "channels", "expected"),
+    [(32, 64, 16), (128, 512, 16), (128, 200, 10), (512, 512, 8), (784, 128, 8), (1280, 1000, 10)],
+)
+def test_a_single_row_is_cut_narrower_where_its_matrix_is_large(depth: int, channels: int, expected: int) -> None:
+    """Up to 256 KiB 16 vectors of columns are fastest, above it 8; or 10, where that leaves no column over."""
+    assert (1, expected) == _tile(1, depth, channels)
 
 
 def _tile(pixels: int, depth: int, channels: int) -> tuple[int, int]:
