@@ -14,6 +14,7 @@
     ├── SelfTestError           its outputs are not those that the release promises
     ├── InputError              the caller's tensors do not fit the model
     ├── ModelClosedError        the model was closed before the call began
+    ├── ProcessGoneError        its process had ended before the call began
     ├── ProcessStartError       the machine does not let us start a process for the model
     ├── StackLimitError         the system gives a program less stack than the model may use
     └── DeviceMemoryError       the device has too little free memory for it now
@@ -127,6 +128,12 @@ class ModelClosedError(ModelError):
     """The model was closed before the call began."""
 
     code = "closed"
+
+
+class ProcessGoneError(ModelError):
+    """The model's process had ended before the call began, which did not run: nothing is known against the model."""
+
+    code = "process_gone"
 
 
 class ProcessStartError(ModelError):

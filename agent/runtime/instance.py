@@ -17,6 +17,7 @@ from agent.runtime.errors import (
     MemoryCapError,
     ModelClosedError,
     ModelError,
+    ProcessGoneError,
     StatusError,
 )
 from agent.runtime.module import check_abi, inspect
@@ -76,7 +77,7 @@ def load_model(  # noqa: PLR0913 - the ABI, the caps and the cache of one module
             compiled = (cache.add(wasm, caps.stack_kib) if cache else None) or Compiled.compile(wasm, caps.stack_kib)
         stack.pop_all()
     terms = Terms(inputs=inputs, outputs=outputs, caps=caps)
-    return LoadedModel(_opener(compiled, terms, zygote), compiled.close, terms)
+    return LoadedModel(_opener(compiled, terms, zygote), compiled.close, terms, is_stateful=stateful)
 
 
 def _opener(compiled: Compiled, terms: Terms, zygote: Zygote | None) -> Callable[[], Sandbox]:
@@ -100,15 +101,19 @@ def _check_terms(facts: ModuleFacts, caps: Caps, *, stateful: bool) -> None:
 class LoadedModel:
     """A model ready to run. Safe to use from many threads; its calls run one after another.
 
-    After a trap or a missed deadline the next call runs on a fresh instance.
+    After a trap or a missed deadline the next call runs on a fresh instance. One that was lost between calls costs no
+    call, unless it remembered something.
     """
 
-    def __init__(self, open_sandbox: Callable[[], Sandbox], release: Callable[[], None], terms: Terms) -> None:
+    def __init__(
+        self, open_sandbox: Callable[[], Sandbox], release: Callable[[], None], terms: Terms, *, is_stateful: bool
+    ) -> None:
         self.inputs = terms.inputs
         self.outputs = terms.outputs
         self.caps = terms.caps
         self._open_sandbox = open_sandbox
         self._release = release
+        self._is_stateful = is_stateful
         self._peak_bytes = 0
         self._lock = threading.Lock()
         self._is_closed = False
@@ -133,6 +138,7 @@ class LoadedModel:
         Raises:
             InputError: the tensors do not fit; the model did not run.
             StatusError, TrapError, DeadlineError: the model ran, and failed.
+            ProcessGoneError: a stateful model did not run, and has forgotten everything.
         """
         # `with self._lock:` written out, which saves a twentieth of the whole call.
         self._lock.acquire()
@@ -140,9 +146,11 @@ class LoadedModel:
             return (self._sandbox or self._sound_sandbox()).infer(inputs)
         except (InputError, StatusError):
             raise
-        except ModelError:
+        except ModelError as error:
             self._discard()
-            raise
+            if not isinstance(error, ProcessGoneError) or self._is_stateful:
+                raise
+            return self._infer_anew(inputs)
         finally:
             self._lock.release()
             if self._is_closed:
@@ -158,9 +166,10 @@ class LoadedModel:
             self.state = object()
             try:
                 sandbox.reset()
-            except ModelError:
+            except ModelError as error:
                 self._discard()
-                raise
+                if not isinstance(error, ProcessGoneError):  # else all is forgotten, as was asked
+                    raise
 
     def check_addresses(self) -> None:
         """Raise AbiError if the model has moved a tensor since it was instantiated."""
@@ -188,6 +197,15 @@ class LoadedModel:
             # Whoever closed the model while this call held the lock left the rest to it.
             if self._is_closed:
                 self.close()
+
+    def _infer_anew(self, inputs: Sequence[bytes]) -> list[bytes]:
+        try:
+            return self._sound_sandbox().infer(inputs)
+        except (InputError, StatusError):
+            raise
+        except ModelError:
+            self._discard()
+            raise
 
     def _free(self) -> None:
         self._discard()

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from agent.runtime.errors import DeadlineError, ProcessDiedError, ProcessStartError
+from agent.runtime.errors import DeadlineError, ProcessDiedError, ProcessGoneError, ProcessStartError
 from agent.runtime.sandbox import Terms, misfit
 from agent.runtime.wire import (
     CHECK,
@@ -45,7 +45,7 @@ class ProcessSandbox:
         self._channel: socket.socket | None = None
         self._pidfd: int | None = None
         try:
-            self._fork(zygote, code_fd)
+            self._start(zygote, code_fd)
             ready = self._receive(START_GRACE_S + 3 * terms.caps.deadline_ms / 1000)
             if not isinstance(ready, Ready):
                 raise ProcessDiedError("the model's process spoke nonsense: expected that it is ready")
@@ -88,6 +88,14 @@ class ProcessSandbox:
             os.close(self._pidfd)
             self._pidfd = None
 
+    def _start(self, zygote: Zygote, code_fd: int) -> None:
+        try:
+            self._fork(zygote, code_fd)
+        except ProcessStartError:
+            # The zygote died, and there is another one now. What it may have forked before must not hear us.
+            self.close()
+            self._fork(zygote, code_fd)
+
     def _fork(self, zygote: Zygote, code_fd: int) -> None:
         inputs, outputs = layout(self._terms)
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -102,8 +110,11 @@ class ProcessSandbox:
         try:
             self._channel.send(command)
         except OSError:
-            raise _died() from None
-        self._receive(GRACE_S + self._terms.caps.deadline_ms / 1000)
+            raise ProcessGoneError(
+                "the model's process ended while it had nothing to do: memory may be short"
+            ) from None
+        if not isinstance(self._receive(GRACE_S + self._terms.caps.deadline_ms / 1000), Done):
+            raise ProcessDiedError("the model's process spoke nonsense: expected that it is done")
 
     def _receive(self, patience_s: float) -> Done | Ready:
         assert self._channel is not None

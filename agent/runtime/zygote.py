@@ -41,16 +41,17 @@ class Zygote:
             self._started()
 
     def fork(self, message: bytes, descriptors: Sequence[int]) -> int:
-        """Fork a process that is given `message` and `descriptors`; return its pidfd. Raises ProcessStartError."""
+        """Fork a process that is given `message` and `descriptors`; return its pidfd.
+
+        Raises ProcessStartError when the zygote died: the next call starts another one. Whether it forked before nobody
+        knows, so the same descriptors must not be used again.
+        """
         with self._lock:
             try:
                 return self._fork(message, descriptors)
-            except OSError:
-                self._stop()  # it died: once more with a new one
-                try:
-                    return self._fork(message, descriptors)
-                except OSError as error:
-                    raise ProcessStartError(f"cannot start a process for the model: {error}") from error
+            except OSError as error:
+                self._stop()
+                raise ProcessStartError(f"cannot start a process for the model: {error}") from error
 
     def close(self) -> None:
         """End the zygote and every process that it forked. Closing twice does nothing."""

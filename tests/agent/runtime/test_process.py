@@ -1,12 +1,15 @@
 """The isolation level `process`: what only a process of its own can do."""
 
+import contextlib
 import os
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from agent.runtime import errors as error_module
 from agent.runtime.errors import (
     DeadlineError,
     ProcessDiedError,
+    ProcessGoneError,
     ProcessStartError,
     StackOverflowError,
     StatusError,
@@ -36,12 +40,14 @@ from agent.runtime.wire import (
 )
 from protocol.limits import MAX_RANK, MAX_TENSORS
 from protocol.tensors import TensorSpec
+from tests.agent.processes import children, cpu_ticks, kill
 
 Text = Callable[..., str]
 Open = Callable[..., LoadedModel]
 X = TensorSpec(name="x", datatype="FP32", shape=(2,))
 IN, OUT = [struct.pack("<2f", 1, 2)], [struct.pack("<2f", 2, 4)]
 QUICK = Caps(memory_bytes=64 << 20, deadline_ms=30)
+PATIENT = Caps(memory_bytes=64 << 20, deadline_ms=30_000)
 
 
 @pytest.fixture
@@ -56,8 +62,8 @@ def open_model(zygote: Zygote) -> Iterator[Open]:
     """Load a model into a process; it is closed when the test ends."""
     loaded = []
 
-    def make(wat: str, cache: ModuleCache | None = None, by: Zygote = zygote) -> LoadedModel:
-        loaded.append(load_model(assemble(wat), (X,), (X,), QUICK, zygote=by, cache=cache))
+    def make(wat: str, cache: ModuleCache | None = None, by: Zygote = zygote, caps: Caps = QUICK) -> LoadedModel:
+        loaded.append(load_model(assemble(wat), (X,), (X,), caps, zygote=by, cache=cache))
         return loaded[-1]
 
     yield make
@@ -67,7 +73,12 @@ def open_model(zygote: Zygote) -> Iterator[Open]:
 
 def process_of(model: LoadedModel) -> int:
     """Return the process in which the model is now."""
-    info = Path(f"/proc/self/fdinfo/{model._sandbox._pidfd}").read_text()
+    return pid_of(model._sandbox._pidfd)
+
+
+def pid_of(handle: int) -> int:
+    """Return the process that a pidfd stands for."""
+    info = Path(f"/proc/self/fdinfo/{handle}").read_text()
     return int(next(line for line in info.splitlines() if line.startswith("Pid:")).split()[1])
 
 
@@ -101,17 +112,136 @@ def test_process_that_does_not_answer_is_killed(open_model: Open, text: Text) ->
     assert OUT == model.infer(IN)
 
 
-def test_process_that_dies_is_replaced(open_model: Open, text: Text) -> None:
-    """Whatever killed it, the call says so and the next one runs."""
+def kill_and_wait(pid: int) -> None:
+    kill(pid)
+    wait_for_end(pid)
+
+
+def test_process_that_dies_between_calls_costs_no_call(open_model: Open, text: Text) -> None:
+    """The kernel takes an idle process first when memory is short: the next call has another one."""
     model = open_model(text())
-    for _ in range(2):
-        pid = process_of(model)
-        os.kill(pid, signal.SIGKILL)
-        wait_for_end(pid)
-        with pytest.raises(ProcessDiedError) as caught:
-            model.infer(IN)
-        assert "process_died" == caught.value.code
+    for _ in range(3):
+        kill_and_wait(process_of(model))
         assert OUT == model.infer(IN)
+
+
+COUNT = """(f32.store (i32.const 64) (f32.add (f32.const 1) (f32.load (i32.const 64)))) (i32.const 0)"""
+RESET = '(func (export "fleet_reset") (f32.store (i32.const 64) (f32.const 0)))'
+
+
+def test_stateful_model_that_dies_between_calls_says_that_it_forgot(zygote: Zygote, text: Text) -> None:
+    """What it remembered is gone, and only the caller knows what that means; a reset is what was asked for."""
+    wasm = assemble(text(COUNT, more=RESET))
+    model = load_model(wasm, (X,), (X,), QUICK, stateful=True, zygote=zygote)
+    with closing(model):
+        first, second = model.infer(IN), model.infer(IN)
+        assert first != second
+        state = model.state
+        kill_and_wait(process_of(model))
+        with pytest.raises(ProcessGoneError) as caught:
+            model.infer(IN)
+        assert "process_gone" == caught.value.code
+        assert state is not model.state
+        assert first == model.infer(IN)
+        kill_and_wait(process_of(model))
+        model.reset()
+        assert first == model.infer(IN)
+
+
+def test_process_that_dies_in_the_middle_of_a_call_is_replaced(open_model: Open, text: Text) -> None:
+    """The caller hears of it, since nobody knows how far the call came, and the next one runs."""
+    model = open_model(text(SPIN_ON_NEGATIVE), caps=PATIENT)
+    for _ in range(3):
+        with killed_while_it_runs(model), pytest.raises(ProcessDiedError) as caught:
+            model.infer(SPIN)
+        assert (ProcessDiedError, "process_died") == (type(caught.value), caught.value.code)
+        assert [bytes(8)] == model.infer(IN)
+
+
+SPIN_ON_NEGATIVE = (
+    "(if (f32.lt (f32.load (i32.const 0)) (f32.const 0)) (then (loop $l (br $l)))) (i32.const 0)"  # until it is stopped
+)
+SPIN = [struct.pack("<2f", -1, 0)]
+
+
+@contextlib.contextmanager
+def killed_while_it_runs(model: LoadedModel) -> Iterator[None]:
+    """Kill the process of a model once it has used some of its processor's time in the call."""
+    pid = process_of(model)
+    before = cpu_ticks(pid)
+
+    def strike() -> None:
+        limit = time.monotonic() + 30
+        while cpu_ticks(pid) < before + 1 and time.monotonic() < limit:
+            time.sleep(0.001)
+        kill(pid)
+
+    killer = threading.Thread(target=strike)
+    killer.start()
+    try:
+        yield
+    finally:
+        killer.join()
+
+
+class LosesTheFirst(Zygote):
+    """A zygote that is killed after it forked, before anybody heard of the new process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = 0
+
+    def fork(self, message: bytes, descriptors: Sequence[int]) -> int:
+        handle = super().fork(message, descriptors)
+        if self.lost:
+            return handle
+        self.lost = pid_of(handle)
+        os.close(handle)
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self.close()
+        raise ProcessStartError("lost")
+
+
+def test_zygote_that_dies_after_forking_leaves_no_second_process_on_the_line(text: Text) -> None:
+    """Two processes that hear the same commands would mix up the answers: the lost one ends by itself."""
+    with (
+        LosesTheFirst() as zygote,
+        closing(load_model(assemble(text()), (X,), (X,), QUICK, zygote=zygote)) as model,
+    ):
+        assert zygote.lost != process_of(model)
+        wait_for_end(zygote.lost)
+        for n in range(20):
+            assert [struct.pack("<2f", 2 * n, 4)] == model.infer([struct.pack("<2f", n, 2)])
+
+
+def test_hundred_deaths_leave_nothing_behind(own_zygote: Zygote, open_model: Open, text: Text) -> None:
+    """Processes and zygotes are killed at every moment: descriptors, children and zombies are as many as before."""
+
+    def taken() -> tuple[int, int, int]:
+        assert own_zygote._process is not None
+        zygote = own_zygote._process.pid
+        return len(list(Path("/proc/self/fd").iterdir())), len(children(os.getpid())), len(children(zygote))
+
+    model = open_model(text(SPIN_ON_NEGATIVE), by=own_zygote, caps=PATIENT)
+    before = taken()
+    for n in range(100):
+        if n % 20 == 19:
+            assert own_zygote._process is not None
+            own_zygote._process.kill()
+        if n % 5 == 4:
+            with killed_while_it_runs(model), pytest.raises(ProcessDiedError):
+                model.infer(SPIN)
+        else:
+            kill(process_of(model))
+        with contextlib.suppress(ProcessDiedError):  # of a call that came while it was dying
+            model.infer(IN)
+        assert [bytes(8)] == model.infer(IN)
+    limit = time.monotonic() + 30
+    while before != taken() and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert before == taken()
 
 
 def test_zygote_that_dies_is_replaced(own_zygote: Zygote, open_model: Open, text: Text) -> None:
