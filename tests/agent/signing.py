@@ -83,6 +83,7 @@ def bundle(
     factor: float = 2.0,
     padding_bytes: int = 0,
     wasm: bytes | None = None,
+    output: TensorSpec = Y,
     vectors: bytes | None = None,
     memory_bytes: int | None = None,
     deadline_ms: int = 1_000,
@@ -99,9 +100,9 @@ def bundle(
         version=version,
         release_counter=counter,
         inputs=(X,),
-        outputs=(Y,),
+        outputs=(output,),
         variants=(Variant(file=FileRef.of(module), contract=Contract(memory_bytes=memory, deadline_ms=deadline_ms)),),
-        self_test=SelfTest(file=FileRef.of(vectors), count=len(vectors) // 8),
+        self_test=SelfTest(file=FileRef.of(vectors), count=len(vectors) // (X.size_bytes + output.size_bytes)),
         provenance=Provenance(source=FileRef.of(module), source_name="scale.wat", tool="test"),
     )
     return Bundle(manifest=manifest, files=(module, vectors))

@@ -3,11 +3,13 @@
 import struct
 import threading
 
+import msgspec
 import pytest
 
 from agent.runtime import assemble
+from protocol.tensors import TensorSpec
 from tests.agent.rig import Agent, Backend
-from tests.agent.signing import QUICK, Bundle, bundle, scale_wat
+from tests.agent.signing import QUICK, Bundle, Y, bundle, scale_wat
 
 pytestmark = [pytest.mark.needs("mosquitto"), pytest.mark.slow]
 
@@ -29,34 +31,90 @@ def wat(
       {more})"""
 
 
+def large(size_bytes: int) -> bytes:
+    """Return a model of so many bytes of data, which lie behind its first page."""
+    pages = 1 + -(-size_bytes // PAGE)
+    data = b"\x01\0\x41" + _leb(PAGE) + b"\x0b" + _leb(size_bytes) + bytes(size_bytes)
+    return assemble(wat(memory=f"{pages} {pages}")) + b"\x0b" + _leb(len(data)) + data
+
+
+def _leb(value: int) -> bytes:
+    """Return a number whose bit 6 of the last group is not set, as wasm writes it, signed or not."""
+    head, rest = value & 0x7F, value >> 7
+    return bytes([head | 0x80]) + _leb(rest) if rest or head & 0x40 else bytes([head])
+
+
+class Bad(msgspec.Struct, frozen=True, kw_only=True):
+    """A module, and how a device has to refuse it."""
+
+    wasm: bytes
+    code: str
+    reason: str
+    """What the reason says, among other things."""
+    output: TensorSpec = Y
+    vectors: bytes = VECTOR
+
+
+def bad(code: str, reason: str, infer: str = GOOD, **parts: str) -> Bad:
+    return Bad(wasm=assemble(wat(infer, **parts)), code=code, reason=reason)
+
+
 BAD = {
-    "infinite loop": (wat("(loop $l (br $l)) (i32.const 0)"), "deadline_exceeded"),
-    "unbounded recursion": (wat("(call $r) (i32.const 0)", more="(func $r (call $r))"), "stack_overflow"),
-    "growth bomb": (
-        wat("(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) (i32.const 1)", memory="1"),
-        "model_status",
+    "infinite loop": bad("deadline_exceeded", "an answer within 100 ms", "(loop $l (br $l)) (i32.const 0)"),
+    "unbounded recursion": bad(
+        "stack_overflow", "expected at most 64 KiB of stack", "(call $r) (i32.const 0)", more="(func $r (call $r))"
     ),
-    "initial memory above the cap": (wat(memory="3 3"), "memory_cap"),
-    "shared memory": (wat(memory="1 1 shared"), "compile_failed"),
-    "out of bounds": (wat("(i32.load (i32.const -4))"), "trap"),
-    "unreachable": (wat("unreachable"), "trap"),
-    "division by zero": (wat("(i32.div_u (i32.const 1) (i32.const 0))"), "trap"),
-    "NaN": (wat("(f32.store (i32.const 64) (f32.const nan)) (i32.const 0)"), "self_test_failed"),
-    "wrong output": (wat(output="(i32.const 128)"), "self_test_failed"),
-    "output beyond memory": (wat(output="(i32.const 65533)"), "abi"),
-    "moving output": (wat(output=MOVING, more="(global $n (mut i32) (i32.const 64))"), "abi"),
-    "start that loops": (wat(more="(func $s (loop $l (br $l))) (start $s)"), "deadline_exceeded"),
-    "missing export": (wat().replace('(export "fleet_infer")', ""), "abi"),
-    "wasi": (wat(imports='(import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))'), "undeclared_import"),
-    "ten thousand functions, one bad": (
-        wat("(call $f9999)", more="".join(f"(func $f{n} (result i32) unreachable)" for n in range(10_000))),
+    "growth bomb": bad(
+        "model_status",
+        "expected fleet_infer to return 0",
+        "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) (i32.const 1)",
+        memory="1",
+    ),
+    "initial memory above the cap": bad("memory_cap", "at most 65,536 bytes of memory", memory="3 3"),
+    "shared memory": bad("compile_failed", "threads must be enabled", memory="1 1 shared"),
+    "out of bounds": bad("trap", "layer 'layer': memory access out of bounds", "(i32.load (i32.const -4))"),
+    "unreachable": bad("trap", "layer 'layer': unreachable code", "unreachable"),
+    "division by zero": bad("trap", "integer divide by zero", "(i32.div_u (i32.const 1) (i32.const 0))"),
+    "NaN": bad("self_test_failed", "expected 2.0", "(f32.store (i32.const 64) (f32.const nan)) (i32.const 0)"),
+    "wrong output": bad("self_test_failed", "output 'y', element 0: expected 2.0", output="(i32.const 128)"),
+    "output beyond memory": bad("abi", "tensor 'y': expected 4 bytes within the memory", output="(i32.const 65533)"),
+    "moving output": bad("abi", "expected one address", output=MOVING, more="(global $n (mut i32) (i32.const 64))"),
+    "start that loops": bad("deadline_exceeded", "layer 's'", more="(func $s (loop $l (br $l))) (start $s)"),
+    "fifty megabytes": Bad(wasm=large(50_000_000), code="memory_cap", reason="starts with 50,069,504"),
+    "ten thousand functions, one bad": bad(
         "trap",
+        "layer 'f9999'",
+        "(call $f9999)",
+        more="".join(f"(func $f{n} (result i32) unreachable)" for n in range(10_000)),
+    ),
+    "missing export": Bad(
+        wasm=assemble(wat().replace('(export "fleet_infer")', "")), code="abi", reason="missing: fleet_infer"
+    ),
+    "lying tensor spec": Bad(
+        wasm=assemble(wat()),
+        code="abi",
+        reason="tensor 'y': expected 720,000 bytes within the memory of 65,536 bytes",
+        output=TensorSpec(name="y", datatype="FP64", shape=(300, 300)),
+        vectors=bytes(720_004),
+    ),
+    "wasi": bad(
+        "undeclared_import",
+        "build it without WASI",
+        imports='(import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))',
     ),
 }
 
 
-def bad_release(number: int, text: str) -> Bundle:
-    return bundle(f"1.{number}.0", number + 1, wasm=assemble(text), vectors=VECTOR, memory_bytes=PAGE, deadline_ms=100)
+def bad_release(number: int, each: Bad) -> Bundle:
+    return bundle(
+        f"1.{number}.0",
+        number + 1,
+        wasm=each.wasm,
+        output=each.output,
+        vectors=each.vectors,
+        memory_bytes=PAGE,
+        deadline_ms=100,
+    )
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
@@ -66,7 +124,7 @@ def test_every_bad_release_fails_with_its_reason_while_the_active_one_serves(
     """One after another is assigned; a caller asks all the time and always hears the good release."""
     (agent.state_dir / "policy.toml").write_text(f'isolation = "{isolation}"\n')
     good = bundle(wasm=assemble(scale_wat(2.0)))
-    releases = {name: bad_release(n + 1, text) for n, (name, (text, _)) in enumerate(BAD.items())}
+    releases = {name: bad_release(n + 1, each) for n, (name, each) in enumerate(BAD.items())}
     backend.release(good, *releases.values())
     backend.assign(good)
     agent.start()
@@ -87,9 +145,10 @@ def test_every_bad_release_fails_with_its_reason_while_the_active_one_serves(
             receipt = backend.wait_end(release, "failed")
             assert receipt.reason is not None
             seen[name] = receipt.reason.code
+            assert BAD[name].reason in receipt.reason.message
     finally:
         is_over.set()
         caller.join()
-    assert {name: code for name, (_, code) in BAD.items()} == seen
+    assert {name: each.code for name, each in BAD.items()} == seen
     assert {("1.0.0", 6.0)} == answers
     assert ("1.0.0", 6.0) == agent.infer(3.0)
