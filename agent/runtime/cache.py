@@ -26,7 +26,7 @@ from agent import durable
 from agent.runtime.capacity import cpu_features, runtime_name
 from agent.runtime.compiled import Compiled
 from agent.runtime.engine import settings
-from agent.runtime.errors import CompileError, DeviceMemoryError, one_line
+from agent.runtime.errors import CompileError, DeviceMemoryError, ProcessStartError, one_line
 from protocol.limits import STACK_CLASSES_KIB
 
 COMPILE_MEMORY_BYTES: Final = 1 << 30
@@ -84,12 +84,13 @@ class ModuleCache:
             stack.pop_all()
             return compiled
 
-    def add(self, wasm: bytes, stack_kib: int) -> Compiled | None:
-        """Compile `wasm` in a process of its own and return it, mapped; None when the disk does not take it.
+    def add(self, wasm: bytes, stack_kib: int) -> Compiled:
+        """Compile `wasm` in a process of its own and return it, mapped: from the disk, or from memory if that is full.
 
         Raises:
             CompileError: the module does not compile within the limits.
             DeviceMemoryError: the device has too little free memory to compile it now.
+            ProcessStartError: the machine does not let us start the compiler.
         """
         path = self._path(wasm, stack_kib)
         try:
@@ -101,8 +102,7 @@ class ModuleCache:
             durable.replace(path.with_suffix(_MAC), mac)
         except OSError as error:
             _log.warning("a compiled module could not be kept: %s", error)
-            return None
-        return self.find(wasm, stack_kib)
+        return self.find(wasm, stack_kib) or self._compile_in_memory(wasm, stack_kib)
 
     def prune(self, keep: Collection[str]) -> None:
         """Remove what does not belong to a module with one of the SHA-256 digests `keep`, or to this engine."""
@@ -120,13 +120,13 @@ class ModuleCache:
             mac.update(part)
         return mac.digest()
 
-    def _compile(self, wasm: bytes, stack_kib: int, output: Path) -> None:
+    def _compile(self, wasm: bytes, stack_kib: int, output: Path, pass_fds: tuple[int, ...] = ()) -> None:
         """Compile in a process of its own; raises ModelError, or OSError when the machine does not let us."""
         for pause_s in (0.0, *self._compile_pauses_s):
             if pause_s:
                 _log.warning("the compiler was killed: memory is short on the device; it tries again in %g s", pause_s)
                 time.sleep(pause_s)
-            done = self._run_compiler(wasm, stack_kib, output)
+            done = self._run_compiler(wasm, stack_kib, output, pass_fds)
             if done.returncode != -signal.SIGKILL:  # none of our limits ends it so: only the kernel does
                 self._judge(done)
                 return
@@ -136,7 +136,23 @@ class ModuleCache:
             "Free some memory on the device, then deploy the release again"
         )
 
-    def _run_compiler(self, wasm: bytes, stack_kib: int, output: Path) -> "subprocess.CompletedProcess[bytes]":
+    def _compile_in_memory(self, wasm: bytes, stack_kib: int) -> Compiled:
+        """Compile for this start alone; not in this process, which a module could bring down."""
+        with contextlib.ExitStack() as stack:
+            code = stack.enter_context(os.fdopen(os.memfd_create("code"), "w+b"))
+            try:
+                self._compile(wasm, stack_kib, Path(f"/proc/self/fd/{code.fileno()}"), (code.fileno(),))
+                compiled = Compiled.map(code, stack_kib)
+            except OSError as error:
+                raise ProcessStartError(f"cannot start the compiler: {error}") from error
+            except WasmtimeError as error:
+                raise CompileError(f"the compiled module cannot be mapped: {one_line(str(error))}") from error
+            stack.pop_all()
+        return compiled
+
+    def _run_compiler(
+        self, wasm: bytes, stack_kib: int, output: Path, pass_fds: tuple[int, ...]
+    ) -> "subprocess.CompletedProcess[bytes]":
         command = (sys.executable, "-P", "-m", _COMPILER, str(stack_kib), str(self._compile_memory_bytes), str(output))
         try:
             return subprocess.run(  # noqa: S603 - our own module, with numbers and a path of our own
@@ -145,6 +161,7 @@ class ModuleCache:
                 capture_output=True,
                 check=False,
                 timeout=self._compile_timeout_s,
+                pass_fds=pass_fds,
                 # A compiler out of memory may hang while it prints where it was.
                 env={**os.environ, "RUST_BACKTRACE": "0"},
             )

@@ -74,7 +74,7 @@ def load_model(  # noqa: PLR0913 - the ABI, the caps and the cache of one module
         # What was compiled once was valid then, and its bytes are the same.
         _check_terms(parse_declarations(wasm) if compiled else inspect(wasm), caps, stateful=stateful)
         if compiled is None:
-            compiled = (cache.add(wasm, caps.stack_kib) if cache else None) or Compiled.compile(wasm, caps.stack_kib)
+            compiled = cache.add(wasm, caps.stack_kib) if cache else Compiled.compile(wasm, caps.stack_kib)
         stack.pop_all()
     terms = Terms(inputs=inputs, outputs=outputs, caps=caps)
     return LoadedModel(_opener(compiled, terms, zygote), compiled.close, terms, is_stateful=stateful)
@@ -162,6 +162,7 @@ class LoadedModel:
             sandbox = self._sound_sandbox()
             if not sandbox.can_reset:
                 self._discard()
+                self._sound_sandbox()  # now, and not when a caller waits for it
                 return
             self.state = object()
             try:

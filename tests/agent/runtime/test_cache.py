@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from agent.runtime import Caps, ModuleCache, assemble, cpu_features, load_model
-from agent.runtime.errors import AbiError, CompileError, DeviceMemoryError, MemoryCapError, TrapError
+from agent.runtime.errors import (
+    AbiError,
+    CompileError,
+    DeviceMemoryError,
+    MemoryCapError,
+    ProcessStartError,
+    TrapError,
+)
 from protocol.tensors import TensorSpec
 from tests.agent.processes import COMPILER, children, killing
 
@@ -272,18 +279,31 @@ def manners(pid: int) -> tuple[int, int, int] | None:
         return None
 
 
-def test_full_disk_costs_only_time(cache: ModuleCache, folder: Path, text: Text) -> None:
-    """The compiler process cannot write, and the module runs all the same."""
-    wasm = assemble(text())
+def test_compiler_says_that_the_disk_is_full(cache: ModuleCache, text: Text) -> None:
+    """It is not the module that is bad."""
     with pytest.raises(OSError, match="No space left"):
-        cache._compile(wasm, 64, Path("/dev/full"))
-    assert DOUBLED == run(wasm, cache)
+        cache._compile(assemble(text()), 64, Path("/dev/full"))
 
 
-def test_folder_that_is_gone_costs_only_time(cache: ModuleCache, folder: Path, text: Text) -> None:
-    """A disk that takes nothing does not keep a device from running what it has."""
+def test_disk_that_takes_nothing_costs_only_time(cache: ModuleCache, folder: Path, text: Text) -> None:
+    """A device runs what it has all the same; the module is not compiled in the agent, which it could bring down."""
     folder.rmdir()
-    assert DOUBLED == run(assemble(text()), cache)
+    wasm = assemble(text(more=MANY_FUNCTIONS))
+    assert DOUBLED == run(wasm, cache)
+    small = ModuleCache(folder, KEY, compile_memory_bytes=16 << 20)
+    folder.rmdir()
+    functions = "".join(f"(func $f{n} (result i32) (i32.const {n}))" for n in range(20_000))
+    with pytest.raises(CompileError, match="within 16,777,216 bytes of memory"):
+        run(assemble(text(more=functions)), small)
+
+
+def test_compiler_that_cannot_be_started_is_a_model_error(
+    cache: ModuleCache, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that cannot start processes refuses the module, with the reason."""
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(ProcessStartError, match=r"cannot start the compiler: .*No such file"):
+        run(assemble(text()), cache)
 
 
 def test_pruning_keeps_what_is_in_use(cache: ModuleCache, folder: Path, text: Text) -> None:
