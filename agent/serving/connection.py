@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from agent.serving import HEADER_LENGTH
-from agent.serving.body import Body, PatientSocket, RequestError
+from agent.serving.body import MAX_DRAIN_BYTES, Body, PatientSocket, RequestError
 from agent.serving.routes import SERVER_NAME, Reply, Request, Routes, error_text
 
 IDLE_TIMEOUT_S: Final = 60.0
@@ -19,6 +19,9 @@ HEAD_TIMEOUT_S: Final = 10.0
 """How long the line and the headers of a request may take from their first byte on."""
 REPLY_TIMEOUT_S: Final = 30.0
 """How long a caller may take to read a reply."""
+LINGER_S: Final = 1.0
+"""How long a caller may go on sending what nobody wants: hung up on at once, it would not get to read why."""
+MAX_MESSAGE_CHARACTERS: Final = 300
 MAX_HEAD_BYTES: Final = 128 * 1024
 BUFFER_BYTES: Final = 16 * 1024
 """A small request is read in one piece: each read gives the interpreter lock away."""
@@ -99,6 +102,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.send_error(error.status, str(error))
             except TimeoutError:
                 self.send_error(HTTPStatus.REQUEST_TIMEOUT, "expected the whole request sooner")
+        self._linger()
 
     def handle_one_request(self) -> None:
         """Read the head of a request and answer it; raises RequestError, TimeoutError or ConnectionError."""
@@ -121,6 +125,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self) -> None:
         if self.command not in _METHODS:
             raise RequestError(HTTPStatus.NOT_IMPLEMENTED, f"expected GET or POST, got {self.command[:20]!r}")
+        self._check_head()
         self._check_origin()
         body = self._body()
         request = Request(method=self.command, path=self.path, body=body, header_length=self.headers.get(HEADER_LENGTH))
@@ -137,6 +142,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except Exception:  # noqa: BLE001 - one request must not take the service down
             _log.exception("a request of the local API failed")
             return error_text(500, "internal error: see the agent's log", "internal")
+
+    def _linger(self) -> None:
+        """Say that nothing follows, and throw away what the caller still sends."""
+        with contextlib.suppress(OSError, RequestError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self._source.allow(LINGER_S, MAX_DRAIN_BYTES)
+            while self.rfile.read(65_536):
+                pass
+
+    def _check_head(self) -> None:
+        """Refuse a head that another reader may take for something else."""
+        if self.headers.defects or len(self.headers.get_all("Host", [])) > 1:
+            raise RequestError(HTTPStatus.BAD_REQUEST, "expected lines of 'name: value', and one Host")
 
     def _check_origin(self) -> None:
         """Refuse what a web page on some other site makes a browser on this machine send."""
@@ -187,7 +205,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Reply to what the parser of requests refuses."""
         self.close_connection = True
-        self._reply(error_text(code, explain or message or HTTPStatus(code).phrase, "bad_request"))
+        text = explain or message or HTTPStatus(code).phrase  # the parser's may quote a whole line
+        self._reply(error_text(code, text[:MAX_MESSAGE_CHARACTERS], "bad_request"))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the standard library's
         """Say nothing: what was asked and answered is counted, not logged."""

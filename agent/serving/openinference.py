@@ -31,13 +31,14 @@ _ARRAYS: Final[dict[str, type[list[Any]]]] = {
 }
 """What a JSON array of a datatype holds; of all others, integers."""
 _SequenceNumber = Annotated[int, msgspec.Meta(ge=0)]
+_Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _SequenceName = Annotated[str, msgspec.Meta(max_length=128)]
 
 
 class InputParameters(msgspec.Struct, frozen=True, kw_only=True):
     """`binary_data_size`: how many bytes of the input stand behind the JSON. The rest is refused."""
 
-    binary_data_size: int | None = None
+    binary_data_size: _Int64 | None = None
     shared_memory_region: str | None = None
 
 
@@ -76,7 +77,7 @@ class InferInput(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     datatype: str
-    shape: tuple[int, ...]
+    shape: tuple[_Int64, ...]
     data: msgspec.Raw = msgspec.Raw()
     parameters: InputParameters = InputParameters()
 
@@ -290,6 +291,12 @@ def encode_response(
 def pack_json(data: bytes, spec: TensorSpec) -> bytes:
     """Return the raw tensor that the JSON array `data` spells, flat or nested as the shape; raises InputError."""
     kind = _ARRAYS.get(spec.datatype, list[int])
+    # Parsed, small numbers and empty arrays take many times their characters: count before.
+    if (commas := data.count(b",")) >= max(spec.elements, 1):
+        raise InputError(
+            f"input {spec.name!r}: expected {spec.elements:,} numbers for the shape {list(spec.shape)}, "
+            f"got {commas + 1:,}"
+        )
     try:
         if data.lstrip(b" \t\r\n")[1:].lstrip(b" \t\r\n")[:1] == b"[":
             values = msgspec.convert(_flatten(msgspec.json.decode(data), spec.shape, spec), kind)

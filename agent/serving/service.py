@@ -19,6 +19,7 @@ from agent.serving.listeners import Listener
 from agent.serving.routes import Reply, Request, Routes
 
 MAX_CONNECTIONS: Final = 64
+"""Of the Unix socket and of ports, each: who may only use a port cannot take the places of the agent's owner."""
 GRACE_S: Final = 5.0
 """How long running requests may take to end when the service closes."""
 SHORTAGE_PAUSE_S: Final = 0.2
@@ -117,7 +118,7 @@ class LocalService:
         """Give `conversation` a thread of its own; False when there is none to have."""
         thread = threading.Thread(target=self._serve, args=(conversation,), name="local-request", daemon=True)
         with self._lock:
-            if len(self._conversations) >= self._max_connections and not self._make_room():
+            if not self._has_place(conversation.is_tcp) and not self._make_room(conversation.is_tcp):
                 return False
             self._conversations[conversation] = thread
         try:
@@ -129,13 +130,17 @@ class LocalService:
             return False
         return True
 
-    def _make_room(self) -> bool:
+    def _has_place(self, is_tcp: bool) -> bool:
+        return sum(each.is_tcp == is_tcp for each in self._conversations) < self._max_connections
+
+    def _make_room(self, is_tcp: bool) -> bool:
         """End the connection that has been idle for longest; False when none has been for some time."""
-        since = {c: at_s for c in self._conversations if (at_s := c.idle_since_s) is not None and not c.is_ending}
+        same = [each for each in self._conversations if each.is_tcp == is_tcp and not each.is_ending]
+        since = {each: at_s for each in same if (at_s := each.idle_since_s) is not None}
         if not since or time.monotonic() - min(since.values()) < MIN_IDLE_S:
             return False
         min(since, key=since.__getitem__).end()
-        return self._ended.wait_for(lambda: len(self._conversations) < self._max_connections, SHORTAGE_PAUSE_S)
+        return self._ended.wait_for(lambda: self._has_place(is_tcp), SHORTAGE_PAUSE_S)
 
     def _serve(self, conversation: Conversation) -> None:
         processors.use_all()
