@@ -137,12 +137,7 @@ class Executor:
 
     def _swap(self, action: actions.Activate | actions.Reactivate, manifest: Manifest, model: LoadedModel) -> None:
         faults.reach("activate.before_swap")
-        try:
-            swap_us = self._host.activate(manifest, model, is_committed=False)
-        except ModelError as error:
-            model.close()
-            self._fail(action, Reason.of(error.code, str(error)))
-            return
+        swap_us = self._host.activate(manifest, model, is_committed=False)
         faults.reach("activate.after_swap")
         self._post(Swapped(model=action.model, deployment_id=action.deployment_id, swap_us=swap_us))
 

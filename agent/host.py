@@ -116,11 +116,10 @@ class ModelHost:
         """Let `model` answer from now on and return how long the swap took, in microseconds.
 
         The release before it becomes the previous one. If that was not committed itself, the release behind it stays
-        the previous one. The host owns `model` from here on, unless this raises the ModelError of its reset.
+        the previous one. The host owns `model` from here on.
         """
-        if manifest.stateful:
-            model.reset()
         resident = Resident(manifest=manifest, model=model, find_nan=nan_finder(manifest.outputs))
+        _forget_state(resident)
         start_ns = time.perf_counter_ns()
         with self._lock:
             old = self._slots.get(manifest.model)

@@ -26,8 +26,11 @@ def number(value: float) -> bytes:
     return struct.pack("<f", value)
 
 
-def make_model(infer: str, tensor: TensorSpec, *, stateful: bool = False) -> LoadedModel:
-    reset = '(func (export "fleet_reset") (f32.store (i32.const 64) (f32.const 0)))' if stateful else ""
+FORGET = "(f32.store (i32.const 64) (f32.const 0))"
+
+
+def make_model(infer: str, tensor: TensorSpec, *, stateful: bool = False, forget: str = FORGET) -> LoadedModel:
+    reset = f'(func (export "fleet_reset") {forget})' if stateful else ""
     wat = f"""(module (memory (export "memory") 1 1)
       (func (export "fleet_input") (param i32) (result i32) (i32.const 0))
       (func (export "fleet_output") (param i32) (result i32) (i32.const 64))
@@ -282,6 +285,16 @@ def test_state_does_not_cross_a_swap(host: ModelHost) -> None:
     host.activate(*second, is_committed=False)
     assert [("1.1.0", 1), ("1.1.0", 2)] == [ask(host), ask(host)]
     host.rollback("digits")
+    assert ("1.0.0", 1) == ask(host)
+
+
+def test_release_whose_reset_fails_is_activated_on_a_fresh_instance(host: ModelHost) -> None:
+    """The owner lowered the time limit, or its process was killed: it has forgotten all the same, and answers."""
+    manifest, model = release("1.0.0", SUM, stateful=True)
+    model.close()
+    failing = make_model(SUM, manifest.inputs[0], stateful=True, forget=TRAP)
+    assert [number(5)] == failing.infer([number(5)])
+    host.activate(manifest, failing, is_committed=True)
     assert ("1.0.0", 1) == ask(host)
 
 
