@@ -144,10 +144,12 @@ def measure_swap(rounds: int, *, is_placed: bool = False) -> tuple[list[float], 
         caller = subprocess.Popen([sys.executable, str(CALLER), str(device.state_dir / "agent.sock"), str(output)])
         _stand_back(os.getpid())
         _stand_back(device.broker_pid)
+        first = _thread_times_s(device.process.pid)
         time.sleep(1)
         before = _thread_times_s(device.process.pid)
         if is_placed:
-            for thread in (caller.pid, int(max(before, key=before.__getitem__))):
+            busiest = max(before, key=lambda tid: before[tid] - first.get(tid, 0.0))
+            for thread in (caller.pid, int(busiest)):
                 os.sched_setaffinity(thread, {max(os.sched_getaffinity(0))})
         spans = [_install(backend, bundle) for bundle in device.bundles[1:]]
         after = _thread_times_s(device.process.pid)

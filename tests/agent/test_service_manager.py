@@ -12,7 +12,7 @@ from tests.agent.machine import PROGRAM, Machine, booted
 from tests.agent.rig import Agent, Backend, wait_for
 from tests.agent.signing import bundle
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs("mosquitto", "systemd", "tmpfs")]
+pytestmark = [pytest.mark.slow, pytest.mark.needs("mosquitto", "systemd", "namespaces")]
 
 
 @pytest.fixture
