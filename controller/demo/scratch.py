@@ -22,7 +22,8 @@ def scratch_folder(temporary: Path) -> Iterator[Path]:
     """Make a folder in `temporary`: gone when all went well and after Ctrl-C, kept after an error for its logs."""
     _clear_abandoned(temporary)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=temporary))
-    lock = _locked(folder)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # another demo may be looking at it: without the mark it leaves it alone
     try:
         (folder / _MARK).touch()
         yield folder
@@ -35,8 +36,7 @@ def scratch_folder(temporary: Path) -> Iterator[Path]:
     else:
         shutil.rmtree(folder, ignore_errors=True)
     finally:
-        if lock is not None:
-            os.close(lock)
+        os.close(lock)
 
 
 def _clear_abandoned(temporary: Path) -> None:
