@@ -18,6 +18,7 @@ from protocol.errors import LimitExceededError, MalformedError
 BODY_TIMEOUT_S: Final = 15.0
 MIN_BYTES_PER_S: Final = 256 * 1024
 """A large body gets the time that it takes at this speed on top."""
+MAX_SEND_BYTES: Final = 64 * 1024
 MAX_DRAIN_BYTES: Final = 16 * 1024 * 1024
 """How much of an unwanted body is read and thrown away, so that its sender gets to read why."""
 _MAX_LINE_BYTES: Final = 1024
@@ -42,17 +43,19 @@ class PatientSocket(io.RawIOBase):
     while a release is installed each of those may wait for it.
     """
 
-    def __init__(self, connection: socket.socket, write_timeout_s: float) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._until_s = 0.0
+        self._until_s = self._write_until_s = 0.0
         self._allowed_bytes = 0
-        self._is_lost = False
-        _set_timeout(connection, socket.SO_SNDTIMEO, write_timeout_s)
 
     def allow(self, patience_s: float, size_bytes: int) -> None:
         """Wait at most so long in all from now on, and take at most so much."""
         self._until_s = time.monotonic() + patience_s
         self._allowed_bytes = size_bytes
+
+    def allow_write(self, patience_s: float) -> None:
+        """Let all that is written from now on take so long at most."""
+        self._write_until_s = time.monotonic() + patience_s
 
     def readable(self) -> bool:
         """Say that there is a way to read."""
@@ -78,13 +81,16 @@ class PatientSocket(io.RawIOBase):
         return count
 
     def write(self, data: memoryview) -> int:  # type: ignore[override] # io.BufferedWriter gives a memoryview
-        """Send some of `data`; raises TimeoutError, and from then on always: what follows would make no sense."""
-        if self._is_lost:
+        """Send some of `data`; raises TimeoutError when its time is over, or was over before."""
+        left_s = self._write_until_s - time.monotonic()
+        if left_s <= 0:
             raise TimeoutError
+        _set_timeout(self._connection, socket.SO_SNDTIMEO, left_s)
         try:
-            return self._connection.send(data)
+            # A piece at a time: the kernel's patience begins anew whenever the other side takes something.
+            return self._connection.send(data[:MAX_SEND_BYTES])
         except BlockingIOError:
-            self._is_lost = True
+            self._write_until_s = 0.0  # what follows would make no sense
             raise TimeoutError from None
 
 

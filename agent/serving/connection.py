@@ -76,7 +76,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def __init__(self, conversation: Conversation, routes: Routes) -> None:
         self._conversation = conversation
         self._routes = routes
-        self._source = PatientSocket(conversation.connection, REPLY_TIMEOUT_S)
+        self._source = PatientSocket(conversation.connection)
         self._expects_continue = False
         super().__init__(conversation.connection, "", None)  # type: ignore[arg-type] # the server is never used
 
@@ -185,11 +185,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _continue(self) -> None:
         if self._expects_continue:
             self._expects_continue = False
+            self._source.allow_write(REPLY_TIMEOUT_S)
             self.send_response_only(HTTPStatus.CONTINUE)
             self.end_headers()
             self.wfile.flush()
 
     def _reply(self, reply: Reply) -> None:
+        self._source.allow_write(REPLY_TIMEOUT_S)
         self.send_response_only(reply.status)
         self.send_header("Server", SERVER_NAME)
         self.send_header("Content-Type", reply.content_type)

@@ -1,5 +1,6 @@
 """Slow, endless and foreign callers: each is bounded in time and size, and harms nobody else."""
 
+import collections
 import contextlib
 import gzip
 import http.client
@@ -23,6 +24,34 @@ from tests.agent.serving.callers import Raw, Status, activate, request_body
 INFER = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: agent\r\n"
 CHUNKED = INFER + b"Transfer-Encoding: chunked\r\n\r\n"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_reply_ends_in_its_time_however_slowly_it_is_read() -> None:
+    """A caller that takes a little now and then does not hold a thread for as long as it likes."""
+    ours, theirs = socket.socketpair()
+    is_over = threading.Event()
+
+    def sip() -> None:
+        while not is_over.wait(0.02):
+            theirs.recv(8_192)
+
+    caller = threading.Thread(target=sip)
+    caller.start()
+    source = body.PatientSocket(ours)
+    source.allow_write(0.5)
+    start_s = time.monotonic()
+    reply = memoryview(bytes(1_000_000))
+    try:
+        with pytest.raises(TimeoutError):
+            collections.deque(iter(lambda: source.write(reply), None), maxlen=0)  # without end
+    finally:
+        is_over.set()
+        caller.join()
+    assert 0.4 < time.monotonic() - start_s < 5
+    with pytest.raises(TimeoutError):  # and nothing is sent behind half a reply
+        source.write(memoryview(b"more"))
+    ours.close()
+    theirs.close()
 
 
 def in_chunks(data: bytes, size: int, *, extension: bytes = b"", trailers: bytes = b"") -> bytes:
