@@ -19,7 +19,7 @@ import msgspec
 from agent.diagnostics import Diagnostics
 from agent.errors import AgentError
 from agent.nan_outputs import FindNan, nan_finder
-from agent.runtime.errors import FaultError, InputError, ModelClosedError, ModelError
+from agent.runtime.errors import FaultError, InputError, ModelClosedError, ModelError, ProcessGoneError
 from agent.runtime.instance import LoadedModel
 from agent.usage import UsageMeter
 from protocol.manifest import Manifest
@@ -72,7 +72,7 @@ class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
     """Of the release that answered."""
     state: object
-    """Stands for what a stateful model remembers now; as good as none for others."""
+    """Stands for what a stateful model remembered before the call; as good as none for others."""
     nan_outputs: tuple[str, ...] = ()
     """The outputs in which NaN stands, if the host flags it."""
 
@@ -219,8 +219,8 @@ class ModelHost:
         except (InputError, ModelClosedError):
             raise
         except ModelError as fault:
-            if slot.is_committed or slot.is_suspended:
-                raise
+            if slot.is_committed or slot.is_suspended or isinstance(fault, ProcessGoneError):
+                raise  # the latter says nothing against the release
             self._suspend(slot, fault)
             if slot.previous is None:
                 raise

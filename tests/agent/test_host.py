@@ -3,6 +3,7 @@
 import struct
 import threading
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,14 @@ from hypothesis import strategies as st
 
 from agent.host import CommitError, ModelHost, NoPreviousReleaseError, UnknownModelError
 from agent.runtime import Caps, LoadedModel, assemble, load_model
-from agent.runtime.errors import InputError, ModelClosedError, ModelError, StatusError, TrapError
+from agent.runtime.errors import (
+    InputError,
+    ModelClosedError,
+    ModelError,
+    ProcessGoneError,
+    StatusError,
+    TrapError,
+)
 from agent.usage import UsageMeter
 from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
 from protocol.tensors import TensorSpec
@@ -204,6 +212,20 @@ def test_fault_of_a_new_release_is_answered_by_the_previous(host: ModelHost, met
     assert "1.1.0" == host.manifests()["digits"].version
     assert "1.0.0" == host.rollback("digits")
     assert ("1.0.0", 4) == ask(host, 4)
+
+
+def test_end_of_its_process_is_no_fault_of_a_release(
+    host: ModelHost, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller hears that the state is gone; the new release goes on, and is not rolled back."""
+    host.activate(*release("1.0.0", SCALE.format(1)), is_committed=True)
+    manifest, model = release("1.1.0", SCALE.format(2))
+    host.activate(manifest, model, is_committed=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "infer", Mock(side_effect=ProcessGoneError("it was killed")))
+        with pytest.raises(ProcessGoneError):
+            ask(host)
+    assert ([], ("1.1.0", 2)) == (faults, ask(host))
 
 
 def test_endless_release_costs_one_deadline(host: ModelHost, faults: Faults) -> None:
