@@ -85,10 +85,13 @@ class Installer:
         except OSError as error:
             _log.warning("cannot delete compiled modules that are not needed any more: %s", error)
 
-    def load(self, model: str, installed: Installed) -> tuple[Manifest, LoadedModel]:
-        """Load a release that was verified before; raises CorruptFileError, ProtocolError or ModelError."""
+    def load(self, model: str, installed: Installed, *, is_patient: bool = False) -> tuple[Manifest, LoadedModel]:
+        """Load a release that was verified before; raises CorruptFileError, ProtocolError or ModelError.
+
+        Only the worker is patient: while the main loop waits, or before it runs, nothing else is served.
+        """
         manifest = self.check_policy(model, installed)
-        return manifest, self._load_model(manifest, installed)
+        return manifest, self._load_model(manifest, installed, is_patient=is_patient)
 
     def check_policy(self, model: str, installed: Installed) -> Manifest:
         """Return the manifest of an installed release if it can run at all under the device's present policy.
@@ -139,7 +142,7 @@ class Installer:
     def _compile(self, action: Compile) -> Event:
         start_ns = time.perf_counter_ns()
         self.abandon(action.deployment_id)
-        self._waiting[action.deployment_id] = self.load(action.model, action.candidate)
+        self._waiting[action.deployment_id] = self.load(action.model, action.candidate, is_patient=True)
         faults.reach("install.compiled")
         return Compiled(model=action.model, deployment_id=action.deployment_id, elapsed_ms=_since(start_ns))
 
@@ -169,7 +172,7 @@ class Installer:
             raise MalformedError(f"expected a manifest of {model}, got one of {manifest.model}")
         return manifest
 
-    def _load_model(self, manifest: Manifest, installed: Installed) -> LoadedModel:
+    def _load_model(self, manifest: Manifest, installed: Installed, *, is_patient: bool) -> LoadedModel:
         contract = _variant(manifest, installed).contract
         # The device's owner may have become stricter since the release was admitted.
         caps = Caps(
@@ -186,6 +189,7 @@ class Installer:
             stateful=manifest.stateful,
             cache=self._cache,
             zygote=self._zygote,
+            is_patient=is_patient,
         )
 
     def _guarded(self, action: _A, job: Callable[[_A], Event]) -> Event:

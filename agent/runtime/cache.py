@@ -84,8 +84,10 @@ class ModuleCache:
             stack.pop_all()
             return compiled
 
-    def add(self, wasm: bytes, stack_kib: int) -> Compiled:
+    def add(self, wasm: bytes, stack_kib: int, *, is_patient: bool = True) -> Compiled:
         """Compile `wasm` in a process of its own and return it, mapped: from the disk, or from memory if that is full.
+
+        Who is not patient does not wait for memory to become free.
 
         Raises:
             CompileError: the module does not compile within the limits.
@@ -95,14 +97,14 @@ class ModuleCache:
         path = self._path(wasm, stack_kib)
         try:
             with self._draft(path) as draft:
-                self._compile(wasm, stack_kib, draft)
+                self._compile(wasm, stack_kib, draft, is_patient=is_patient)
                 with draft.open("rb") as file:
                     mac = self._mac(path.name, file)
                 draft.rename(path)
             durable.replace(path.with_suffix(_MAC), mac)
         except OSError as error:
             _log.warning("a compiled module could not be kept: %s", error)
-        return self.find(wasm, stack_kib) or self._compile_in_memory(wasm, stack_kib)
+        return self.find(wasm, stack_kib) or self._compile_in_memory(wasm, stack_kib, is_patient=is_patient)
 
     def prune(self, keep: Collection[str]) -> None:
         """Remove what does not belong to a module with one of the SHA-256 digests `keep`, or to this engine."""
@@ -120,9 +122,12 @@ class ModuleCache:
             mac.update(part)
         return mac.digest()
 
-    def _compile(self, wasm: bytes, stack_kib: int, output: Path, pass_fds: tuple[int, ...] = ()) -> None:
+    def _compile(
+        self, wasm: bytes, stack_kib: int, output: Path, pass_fds: tuple[int, ...] = (), *, is_patient: bool = True
+    ) -> None:
         """Compile in a process of its own; raises ModelError, or OSError when the machine does not let us."""
-        for pause_s in (0.0, *self._compile_pauses_s):
+        pauses_s = self._compile_pauses_s if is_patient else ()
+        for pause_s in (0.0, *pauses_s):
             if pause_s:
                 _log.warning("the compiler was killed: memory is short on the device; it tries again in %g s", pause_s)
                 time.sleep(pause_s)
@@ -132,16 +137,17 @@ class ModuleCache:
                 return
         raise DeviceMemoryError(
             f"expected enough free memory on the device to compile the module, "
-            f"the compiler was killed (signal 9) {len(self._compile_pauses_s) + 1} times. "
+            f"the compiler was killed (signal 9), tries: {len(pauses_s) + 1}. "
             "Free some memory on the device, then deploy the release again"
         )
 
-    def _compile_in_memory(self, wasm: bytes, stack_kib: int) -> Compiled:
+    def _compile_in_memory(self, wasm: bytes, stack_kib: int, *, is_patient: bool) -> Compiled:
         """Compile for this start alone; not in this process, which a module could bring down."""
         with contextlib.ExitStack() as stack:
             code = stack.enter_context(os.fdopen(os.memfd_create("code"), "w+b"))
             try:
-                self._compile(wasm, stack_kib, Path(f"/proc/self/fd/{code.fileno()}"), (code.fileno(),))
+                output = Path(f"/proc/self/fd/{code.fileno()}")
+                self._compile(wasm, stack_kib, output, (code.fileno(),), is_patient=is_patient)
                 compiled = Compiled.map(code, stack_kib)
             except OSError as error:
                 raise ProcessStartError(f"cannot start the compiler: {error}") from error

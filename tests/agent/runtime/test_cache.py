@@ -220,12 +220,20 @@ def test_compiler_that_is_killed_each_time_is_the_devices_fault(folder: Path, te
     cache = ModuleCache(folder, KEY, compile_pauses_s=(0.01, 0.01))
     with (
         killing(os.getpid(), COMPILER) as killed,
-        pytest.raises(DeviceMemoryError, match=r"killed \(signal 9\) 3 times\. Free some memory") as caught,
+        pytest.raises(DeviceMemoryError, match=r"killed \(signal 9\), tries: 3\. Free some memory") as caught,
     ):
         run(assemble(text(more=MANY_FUNCTIONS)), cache)
     assert "out_of_memory" == caught.value.code
     assert 3 == len(killed)
     assert {} == files(folder)
+
+
+def test_who_cannot_wait_hears_at_once_that_memory_is_short(folder: Path, text: Text) -> None:
+    """An agent that starts serves its other models first: one try, no pause."""
+    cache = ModuleCache(folder, KEY, compile_pauses_s=(60.0,))
+    with killing(os.getpid(), COMPILER) as killed, pytest.raises(DeviceMemoryError, match=r"tries: 1\."):
+        cache.add(assemble(text(more=MANY_FUNCTIONS)), 64, is_patient=False)
+    assert 1 == len(killed)
 
 
 def test_compiler_is_polite(folder: Path, text: Text) -> None:
