@@ -316,7 +316,8 @@ class Daemon:
             self._core.has_announcement = True
             note = f"; these wait for the next start: {', '.join(later)}" if later else ""
             _log.info("policy read again%s", note, extra=named("policy", is_valid=True, waiting=later))
-        self._systemd.ready(self._summary())
+        finally:
+            self._systemd.ready(self._summary())
 
     def _follow(self, policy: Policy) -> None:
         """Obey what can be obeyed at any time."""

@@ -177,9 +177,12 @@ class Trust:
             try:
                 raw = self._director_root_path.read_bytes()
                 root = walk_roots(raw, {}).signed
-            except (OSError, ProtocolError):
+            except (FileNotFoundError, ProtocolError):
                 raw = self._identity.director_root
                 root = walk_roots(raw, {}).signed
+            except OSError:  # it may pass: nothing is kept in memory
+                raw = self._identity.director_root
+                return raw, walk_roots(raw, {}).signed
             self._director = raw, root
         return self._director
 

@@ -1,8 +1,8 @@
 """The Update Framework's client workflow as python-tuf has it, without the downloader that comes with it.
 
-`tuf.ngclient` loads urllib3 for a default fetcher, though its user may bring another: 2 MB that this device would keep
-for nothing, and a quarter more where urllib3 finds a package to decompress with. Here a name stands in for that one
-module while the package is loaded; what verifies is the library's own, whole. Asked to download, the stand-in refuses.
+`tuf.ngclient` loads urllib3 for a default fetcher, though its user may bring another: 1.3 MB that this device would
+keep for nothing, and more where urllib3 finds a package to decompress with. Here a name stands in for that one module
+while the package is loaded; what verifies is the library's own, whole. Asked to download, the stand-in refuses.
 """
 
 import sys

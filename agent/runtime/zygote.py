@@ -44,7 +44,7 @@ class Zygote:
         """Fork a process that is given `message` and `descriptors`; return its pidfd.
 
         Raises ProcessStartError when the zygote died: the next call starts another one. Whether it forked before nobody
-        knows, so the same descriptors must not be used again.
+        knows, so the same channel and memory must not be used again.
         """
         with self._lock:
             try:

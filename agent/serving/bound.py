@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from agent.bindings import Binding, BindingStatus
+from agent.errors import AgentError
 from agent.host import UnknownModelError
 from agent.mqtt import LinkEvent, Message, Oversize
 from agent.runtime import processors
@@ -76,10 +77,15 @@ class BoundInputs:
         old = {bound.binding: bound for bound in self._bound}
         new = {each: old.get(each) or _Bound(each, self._asking, self._broker.publish_in_turn) for each in bindings}
         heard, wanted = ({binding.subscribe for binding in each} for each in (old, new))
+        try:
+            for binding in new.keys() - old.keys():
+                new[binding].start()
+        except RuntimeError as error:
+            for binding in new.keys() - old.keys():
+                new[binding].end()
+            raise AgentError(f"the bindings stay as they were: {error}") from error
         self._broker.unsubscribe(heard - wanted)
         self._bound = tuple(new.values())
-        for binding in new.keys() - old.keys():
-            new[binding].start()
         for binding in old.keys() - new.keys():
             old[binding].end()  # its call in work ends by itself: the main loop does not wait
         self._broker.subscribe(dict.fromkeys(wanted - heard, MAX_MESSAGE_BYTES))

@@ -17,7 +17,7 @@ from agent.errors import AgentError
 MAX_WAITING: Final = 32
 """How many callers wait for one model, besides the one whose turn it is, where the policy says nothing."""
 LONGEST_QUEUE: Final = 64
-"""The most that a policy may ask for: there are no more connections to wait on."""
+"""The most that a policy may ask for: as many as the connections of one kind that are open at a time."""
 MAX_BODIES_BYTES: Final = 64 * 1024 * 1024
 
 
