@@ -25,6 +25,9 @@ def output_types(operation: Operation, inputs: Inputs) -> Types:
 
 def broadcast(inputs: Inputs) -> tuple[int, ...]:
     """Return the shape that the inputs have together."""
+    shapes = {i.shape for i in inputs}
+    if len(shapes) == 1:  # of any size, while numpy has a limit
+        return shapes.pop()
     try:
         return tuple(np.broadcast_shapes(*(i.shape for i in inputs)))
     except ValueError as error:
