@@ -57,7 +57,7 @@ def _divide(a: Array, b: Array) -> Array:
 def _power(a: Array, b: Array) -> Array:
     if a.dtype.kind == "f":
         return np.asarray(np.power(a.astype(np.float64), b.astype(np.float64)))
-    return np.where((b < 0) & (a != 1) & (a != -1), 0, np.power(a, np.abs(b)))
+    return np.where((b < 0) & (a != 1) & (a != -1), 0, np.power(a, np.where(b < 0, b & 1, b)))
 
 
 def _sigmoid(a: Array) -> Array:

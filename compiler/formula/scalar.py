@@ -177,7 +177,9 @@ class _ScalarWriter:
         start: Expr = one
         if kind.is_signed:
             is_negative = f.keep(cast("I32", by_name(f"{prefix}.lt_s", exponent, zero)))
-            is_unit = f.keep(cast("I32", by_name(f"{prefix}.eq", by_name(f"{prefix}.mul", base, base), one)))
+            # 1 and -1 are next to 0 and 2, and nothing else: the square of other numbers may wrap around to 1.
+            beside = by_name(f"{prefix}.and", by_name(f"{prefix}.add", base, one), constant(kind, -3))
+            is_unit = f.keep(cast("I32", by_name(f"{prefix}.eq", beside, zero)))
             start = select(i32.and_(is_negative, i32.eqz(is_unit)), zero, one)
             turned = by_name(f"{prefix}.sub", zero, exponent)
             exponent = select(i32.and_(is_negative, is_unit), turned, exponent)

@@ -110,6 +110,18 @@ def test_operation(operation: str, dtype: DType) -> None:
     check(formula, args)
 
 
+@pytest.mark.parametrize("dtype", [dtype for dtype in INTEGERS if dtype.is_signed])
+def test_negative_power_of_whole_numbers(dtype: DType) -> None:
+    """Only 1 and -1 are not rounded to 0; the square of the greatest number wraps around to 1, and is none of them."""
+    limits = np.iinfo(dtype.value)
+    bases = np.array([1, -1, -1, -1, 2, -2, 0, limits.max, limits.min + 1, limits.min], dtype.numpy)
+    exponents = np.array([-1, -1, -2, limits.min, -1, -3, -1, -1, -1, -1], dtype.numpy)
+    writer = Writer([dtype, dtype])
+    formula = writer.formula(writer.apply("pow", writer.arg(0), writer.arg(1)))
+    assert [1, -1, 1, 1, 0, 0, 0, 0, 0, 0] == list(evaluate(formula, [bases, exponents]))
+    check(formula, [bases, exponents])
+
+
 @pytest.mark.parametrize("old", DType)
 @pytest.mark.parametrize("new", DType)
 def test_cast(old: DType, new: DType) -> None:
