@@ -199,7 +199,10 @@ class Routes:
             manifest = newer
 
     def _call(self, manifest: Manifest, items: list[list[bytes]], asked: _Asked) -> list[InferResult]:
-        if self._host.manifest(manifest.model).stateful:  # perhaps swapped in while the call waited for its turn
+        active = self._manifest(manifest.model, asked.version)  # perhaps swapped in while the call waited for its turn
+        if active.inputs != manifest.inputs:
+            raise InputError(f"{manifest.model}: {active.version} takes other inputs, and was swapped in")
+        if active.stateful:
             return self._sequences.run(manifest.model, items, asked.request.parameters, asked.stream)
         return [self._host.infer(manifest.model, item) for item in items]
 

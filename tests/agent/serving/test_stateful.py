@@ -216,6 +216,25 @@ def test_a_call_that_waited_finds_the_release_of_its_turn(path: Path, host: Mode
     service.close()
 
 
+def test_a_call_for_a_version_that_went_while_it_waited_changes_no_state(path: Path, host: ModelHost) -> None:
+    """The release that was swapped in is not asked, and remembers what it did before."""
+    activate(host)
+    gate = Gate()
+    service = LocalService([UnixListener(path)], host, Status, gate=gate)
+    service.start()
+    with Raw(path) as raw:
+        statuses: list[int] = []
+        old = "/v2/models/digits/versions/1.0.0/infer"
+        caller = threading.Thread(target=lambda: statuses.append(raw.ask("POST", old, request_body(1, 0))[0]))
+        with gate.turn("digits", time.monotonic() + 20):
+            caller.start()
+            wait_for("the call waits", lambda: bool(gate._lanes["digits"].waiting))
+            activate(host, "2.0.0", infer=SUM, reset=RESET)
+        caller.join(20)
+        assert ([404], 1.0) == (statuses, call(raw, 1))
+    service.close()
+
+
 def test_a_model_without_a_state_takes_calls_of_any_sequence(raw: Raw, host: ModelHost) -> None:
     """Its calls do not depend on each other, whatever the caller says of them."""
     activate(host)
