@@ -7,7 +7,7 @@ until it is activated or abandoned.
 import logging
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from tuf.api.metadata import Targets
 
@@ -18,6 +18,7 @@ from agent.engine.events import Compiled, Event, Failed, Planned, Spoiled, Teste
 from agent.errors import AgentError, CorruptFileError
 from agent.files import Files
 from agent.runtime import Caps, LoadedModel, ModelError, ModuleCache, Zygote, load_model, run_self_test
+from agent.runtime.errors import DeviceMemoryError
 from protocol.admission import AdmissionError, Capacity, select_variant
 from protocol.assignment import target_path
 from protocol.errors import MalformedError, ProtocolError, RollbackError
@@ -26,6 +27,9 @@ from protocol.limits import STACK_CLASSES_KIB
 from protocol.manifest import Manifest, Variant
 from protocol.messages import Reason
 from protocol.repository import check_floor
+
+COMPILE_PAUSES_S: Final = (2.0, 8.0)
+"""How long to wait before each further try when the kernel killed the compiler: memory may be free again soon."""
 
 _log = logging.getLogger(__name__)
 _A = TypeVar("_A", Download, Verify, Compile, Test)
@@ -85,13 +89,10 @@ class Installer:
         except OSError as error:
             _log.warning("cannot delete compiled modules that are not needed any more: %s", error)
 
-    def load(self, model: str, installed: Installed, *, is_patient: bool = False) -> tuple[Manifest, LoadedModel]:
-        """Load a release that was verified before; raises CorruptFileError, ProtocolError or ModelError.
-
-        Only the worker is patient: while the main loop waits, or before it runs, nothing else is served.
-        """
+    def load(self, model: str, installed: Installed) -> tuple[Manifest, LoadedModel]:
+        """Load a release that was verified before; raises CorruptFileError, ProtocolError or ModelError."""
         manifest = self.check_policy(model, installed)
-        return manifest, self._load_model(manifest, installed, is_patient=is_patient)
+        return manifest, self._load_model(manifest, installed)
 
     def check_policy(self, model: str, installed: Installed) -> Manifest:
         """Return the manifest of an installed release if it can run at all under the device's present policy.
@@ -142,9 +143,21 @@ class Installer:
     def _compile(self, action: Compile) -> Event:
         start_ns = time.perf_counter_ns()
         self.abandon(action.deployment_id)
-        self._waiting[action.deployment_id] = self.load(action.model, action.candidate, is_patient=True)
+        self._waiting[action.deployment_id] = self._load_patiently(action)
         faults.reach("install.compiled")
         return Compiled(model=action.model, deployment_id=action.deployment_id, elapsed_ms=_since(start_ns))
+
+    def _load_patiently(self, action: Compile) -> tuple[Manifest, LoadedModel]:
+        """Load a release, and try again when memory was short; only the worker has the time to."""
+        for pause_s in COMPILE_PAUSES_S:
+            try:
+                return self.load(action.model, action.candidate)
+            except DeviceMemoryError as error:
+                _log.warning(
+                    "%s %s: %s; it is tried again in %g s", action.model, action.candidate.version, error, pause_s
+                )
+                time.sleep(pause_s)
+        return self.load(action.model, action.candidate)
 
     def _test(self, action: Test) -> Event:
         start_ns = time.perf_counter_ns()
@@ -172,7 +185,7 @@ class Installer:
             raise MalformedError(f"expected a manifest of {model}, got one of {manifest.model}")
         return manifest
 
-    def _load_model(self, manifest: Manifest, installed: Installed, *, is_patient: bool) -> LoadedModel:
+    def _load_model(self, manifest: Manifest, installed: Installed) -> LoadedModel:
         contract = _variant(manifest, installed).contract
         # The device's owner may have become stricter since the release was admitted.
         caps = Caps(
@@ -189,7 +202,6 @@ class Installer:
             stateful=manifest.stateful,
             cache=self._cache,
             zygote=self._zygote,
-            is_patient=is_patient,
         )
 
     def _guarded(self, action: _A, job: Callable[[_A], Event]) -> Event:

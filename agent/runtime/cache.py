@@ -15,8 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -31,8 +30,6 @@ from protocol.limits import STACK_CLASSES_KIB
 
 COMPILE_MEMORY_BYTES: Final = 1 << 30
 COMPILE_TIMEOUT_S: Final = 600.0
-COMPILE_PAUSES_S: Final = (2.0, 8.0)
-"""How long to wait before each further try when the kernel killed the compiler: memory may be free again soon."""
 MIN_KEY_BYTES: Final = 16
 _CODE, _MAC, _DRAFT = ".cwasm", ".mac", ".draft"
 DOES_NOT_COMPILE: Final = 3
@@ -54,7 +51,6 @@ class ModuleCache:
         *,
         compile_memory_bytes: int = COMPILE_MEMORY_BYTES,
         compile_timeout_s: float = COMPILE_TIMEOUT_S,
-        compile_pauses_s: Sequence[float] = COMPILE_PAUSES_S,
     ) -> None:
         if len(mac_key) < MIN_KEY_BYTES:
             raise ValueError(f"expected a key of at least {MIN_KEY_BYTES} bytes, got {len(mac_key)}")
@@ -63,7 +59,6 @@ class ModuleCache:
         self._mac_key = mac_key
         self._compile_memory_bytes = compile_memory_bytes
         self._compile_timeout_s = compile_timeout_s
-        self._compile_pauses_s = compile_pauses_s
 
     def find(self, wasm: bytes, stack_kib: int) -> Compiled | None:
         """Return the compiled form of `wasm`, mapped, if there is a sound one."""
@@ -84,10 +79,8 @@ class ModuleCache:
             stack.pop_all()
             return compiled
 
-    def add(self, wasm: bytes, stack_kib: int, *, is_patient: bool = True) -> Compiled:
+    def add(self, wasm: bytes, stack_kib: int) -> Compiled:
         """Compile `wasm` in a process of its own and return it, mapped: from the disk, or from memory if that is full.
-
-        Who is not patient does not wait for memory to become free.
 
         Raises:
             CompileError: the module does not compile within the limits.
@@ -97,14 +90,14 @@ class ModuleCache:
         path = self._path(wasm, stack_kib)
         try:
             with self._draft(path) as draft:
-                self._compile(wasm, stack_kib, draft, is_patient=is_patient)
+                self._compile(wasm, stack_kib, draft)
                 with draft.open("rb") as file:
                     mac = self._mac(path.name, file)
                 draft.rename(path)
             durable.replace(path.with_suffix(_MAC), mac)
         except OSError as error:
             _log.warning("a compiled module could not be kept: %s", error)
-        return self.find(wasm, stack_kib) or self._compile_in_memory(wasm, stack_kib, is_patient=is_patient)
+        return self.find(wasm, stack_kib) or self._compile_in_memory(wasm, stack_kib)
 
     def prune(self, keep: Collection[str]) -> None:
         """Remove what does not belong to a module with one of the SHA-256 digests `keep`, or to this engine."""
@@ -122,32 +115,12 @@ class ModuleCache:
             mac.update(part)
         return mac.digest()
 
-    def _compile(
-        self, wasm: bytes, stack_kib: int, output: Path, pass_fds: tuple[int, ...] = (), *, is_patient: bool = True
-    ) -> None:
-        """Compile in a process of its own; raises ModelError, or OSError when the machine does not let us."""
-        pauses_s = self._compile_pauses_s if is_patient else ()
-        for pause_s in (0.0, *pauses_s):
-            if pause_s:
-                _log.warning("the compiler was killed: memory is short on the device; it tries again in %g s", pause_s)
-                time.sleep(pause_s)
-            done = self._run_compiler(wasm, stack_kib, output, pass_fds)
-            if done.returncode != -signal.SIGKILL:  # none of our limits ends it so: only the kernel does
-                self._judge(done)
-                return
-        raise DeviceMemoryError(
-            f"expected enough free memory on the device to compile the module, "
-            f"the compiler was killed (signal 9), tries: {len(pauses_s) + 1}. "
-            "Free some memory on the device, then deploy the release again"
-        )
-
-    def _compile_in_memory(self, wasm: bytes, stack_kib: int, *, is_patient: bool) -> Compiled:
+    def _compile_in_memory(self, wasm: bytes, stack_kib: int) -> Compiled:
         """Compile for this start alone; not in this process, which a module could bring down."""
         with contextlib.ExitStack() as stack:
             code = stack.enter_context(os.fdopen(os.memfd_create("code"), "w+b"))
             try:
-                output = Path(f"/proc/self/fd/{code.fileno()}")
-                self._compile(wasm, stack_kib, output, (code.fileno(),), is_patient=is_patient)
+                self._compile(wasm, stack_kib, Path(f"/proc/self/fd/{code.fileno()}"), (code.fileno(),))
                 compiled = Compiled.map(code, stack_kib)
             except OSError as error:
                 raise ProcessStartError(f"cannot start the compiler: {error}") from error
@@ -156,12 +129,11 @@ class ModuleCache:
             stack.pop_all()
         return compiled
 
-    def _run_compiler(
-        self, wasm: bytes, stack_kib: int, output: Path, pass_fds: tuple[int, ...]
-    ) -> "subprocess.CompletedProcess[bytes]":
+    def _compile(self, wasm: bytes, stack_kib: int, output: Path, pass_fds: tuple[int, ...] = ()) -> None:
+        """Compile in a process of its own; raises ModelError, or OSError when the machine does not let us."""
         command = (sys.executable, "-P", "-m", _COMPILER, str(stack_kib), str(self._compile_memory_bytes), str(output))
         try:
-            return subprocess.run(  # noqa: S603 - our own module, with numbers and a path of our own
+            done = subprocess.run(  # noqa: S603 - our own module, with numbers and a path of our own
                 command,
                 input=wasm,
                 capture_output=True,
@@ -173,9 +145,11 @@ class ModuleCache:
             )
         except subprocess.TimeoutExpired:
             raise CompileError(f"expected a module that compiles within {self._compile_timeout_s:g} s") from None
-
-    def _judge(self, done: "subprocess.CompletedProcess[bytes]") -> None:
-        """Raise what the end of the compiler means, unless it succeeded."""
+        if done.returncode == -signal.SIGKILL:  # none of our limits ends it so: only the kernel does
+            raise DeviceMemoryError(
+                "expected enough free memory on the device to compile the module, the compiler was killed (signal 9). "
+                "Free some memory on the device, then deploy the release again"
+            )
         if done.returncode == DOES_NOT_COMPILE:
             raise CompileError(f"the module does not compile: {done.stdout.decode(errors='replace')}")
         if done.returncode == DISK_FAILED:

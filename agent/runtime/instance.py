@@ -62,11 +62,9 @@ def load_model(  # noqa: PLR0913 - the ABI, the caps and the cache of one module
     stateful: bool = False,
     cache: ModuleCache | None = None,
     zygote: Zygote | None = None,
-    is_patient: bool = True,
 ) -> "LoadedModel":
     """Compile `wasm`, or take it from `cache`, and return it ready to run; raises ModelError.
 
-    A compiler that the kernel kills for want of memory is tried again after pauses, for those who are patient.
     With a `zygote` the model runs in a process of its own (isolation level `process`), else in this one (`thread`).
     """
     compiled = cache.find(wasm, caps.stack_kib) if cache else None
@@ -76,11 +74,7 @@ def load_model(  # noqa: PLR0913 - the ABI, the caps and the cache of one module
         # What was compiled once was valid then, and its bytes are the same.
         _check_terms(parse_declarations(wasm) if compiled else inspect(wasm), caps, stateful=stateful)
         if compiled is None:
-            compiled = (
-                cache.add(wasm, caps.stack_kib, is_patient=is_patient)
-                if cache
-                else Compiled.compile(wasm, caps.stack_kib)
-            )
+            compiled = cache.add(wasm, caps.stack_kib) if cache else Compiled.compile(wasm, caps.stack_kib)
         stack.pop_all()
     terms = Terms(inputs=inputs, outputs=outputs, caps=caps)
     return LoadedModel(_opener(compiled, terms, zygote), compiled.close, terms, is_stateful=stateful)

@@ -60,6 +60,17 @@ def test_release_that_there_is_no_memory_to_compile_fails_as_such_and_can_be_dep
     wait_for("the release", lambda: agent.infer() == ("1.1.0", 3.0), agent.log)
 
 
+@pytest.mark.slow
+def test_release_is_installed_when_memory_was_short_for_a_moment(agent: Agent, backend: Backend) -> None:
+    """The compiler is started again after a pause: the module is as good as before."""
+    backend.release(GOOD)
+    agent.start()
+    with killing(agent.process.pid, COMPILER, times=1) as killed:
+        backend.assign(GOOD)
+        backend.wait_end(GOOD)
+    assert (1, ("1.0.0", 2.0)) == (len(killed), agent.infer())
+
+
 def serve_in_processes(agent: Agent, backend: Backend, *releases: Bundle) -> int:
     """Let the agent serve the first of the releases in a process of its own, and return the zygote's."""
     (agent.state_dir / "policy.toml").write_text('isolation = "process"\n')
