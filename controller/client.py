@@ -231,7 +231,7 @@ def _path(kind: str, *names: str) -> str:
     """Return the path of one thing; raises NotFoundError for a name that would be another path."""
     for name in names:
         if name in {"", ".", ".."} or "/" in name:
-            raise NotFoundError(f"nothing has the name {name[:64]!r}", hint=f"see what there is of {kind}")
+            raise NotFoundError(f"nothing has the name {name[:64]!r}", hint=f"give a name as {kind} are listed")
     return "/".join((kind, *(quote(name, safe="") for name in names)))
 
 

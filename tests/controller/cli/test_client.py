@@ -92,7 +92,7 @@ def test_names_cannot_leave_their_place_in_the_path() -> None:
         with client(answer(200)) as (fleet, server):
             with pytest.raises(NotFoundError, match="nothing has the name") as caught:
                 fleet.stop_rollout(name)
-            assert ([], "see what there is of rollouts") == (server.requests, caught.value.hint)
+            assert ([], "give a name as rollouts are listed") == (server.requests, caught.value.hint)
 
 
 @pytest.mark.parametrize(
