@@ -84,7 +84,7 @@ class FleetClient:
         return self._parse(schema.TargetsAccepted, self._send("PUT", "tuf/targets", content=signed, headers=_JSON))
 
     def recover_targets(self, signed: bytes) -> schema.TargetsRecovered:
-        """Put targets metadata that was in force before in force again; raises ConflictError when it is not newer."""
+        """Put targets metadata that was in force before in force again; ConflictError when the service has newer."""
         sent = self._send("POST", "tuf/targets/recover", content=signed, headers=_JSON)
         return self._parse(schema.TargetsRecovered, sent)
 

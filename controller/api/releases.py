@@ -49,7 +49,7 @@ async def put_targets(request: AnyRequest, office: OfficeDependency) -> TargetsA
 
 @post("/v1/tuf/targets/recover", request_max_body_size=MAX_TARGETS_BYTES, status_code=200)
 async def recover_targets(request: AnyRequest, office: OfficeDependency) -> TargetsRecovered:
-    """Put the operator's newest targets metadata in force again after a restore; 409 when the service is not behind."""
+    """Put the operator's newest targets metadata in force again after a restore; 409 when the service has newer."""
     raw = await request.body()
     return await sync_to_thread(commands.recover_targets, office.core, raw, new_actor())
 

@@ -77,7 +77,7 @@ class ImageRepository:
         return accepted
 
     def recover(self) -> TargetsRecovered:
-        """Give the service the newest list that this operator has seen; raises ConflictError when it is not behind."""
+        """Give the service the newest list that this operator has seen; raises ConflictError if it has a newer."""
         seen = self._operator.seen_targets
         if seen is None:
             raise RefusedError(

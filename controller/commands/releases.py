@@ -2,7 +2,7 @@
 
 import logging
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Targets
 
@@ -63,7 +63,8 @@ def recover_targets(core: Core, raw: bytes, actor: Actor) -> TargetsRecovered:
     """Put the operator's own newest targets in force again, for a service that is behind them after a restore.
 
     Of the snapshots and timestamps that vouched for them nothing is known here: the next ones jump ahead of any that a
-    device may have seen. With the targets that are in force already, releases whose files came back are added.
+    device may have seen. With the targets that are in force already, releases whose files came back are added; then
+    nothing was lost since, and the next ones follow.
 
     Raises:
         ConflictError: the service has newer targets.
@@ -79,11 +80,19 @@ def recover_targets(core: Core, raw: bytes, actor: Actor) -> TargetsRecovered:
             )
         whole = image.newest_targets(None, raw, root)
         assert whole is not None, "everything is newer than nothing"
+        before = _count_releases(session)
         missing = adopt_targets(session, core, whole, raw, actor)
-        metadata.sign_snapshot(session, core, metadata.beyond_what_was_seen(session, core))
+        if current is not None and current.raw == raw and _count_releases(session) > before:
+            metadata.sign_snapshot(session, core)
+        else:
+            metadata.sign_snapshot(session, core, metadata.beyond_what_was_seen(session, core))
         outbox.mark(session, "assign", session.scalars(_RESTORED))
     core.wake_publisher()
     return TargetsRecovered(version=whole.version, missing=missing)
+
+
+def _count_releases(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(ReleaseRow)) or 0
 
 
 def adopt_targets(

@@ -82,20 +82,28 @@ def test_only_a_service_that_is_behind_takes_a_list_back(restorable: Restorable)
 
 
 def test_the_same_backup_can_be_put_back_twice(restorable: Restorable, tmp_path: Path) -> None:
-    """What was signed after the first recovery was seen as well: the second one jumps ahead of that too."""
+    """What was signed after the first recovery was seen as well, when lost files came back: the second one is ahead."""
+    lost = [bundle(version=f"{n}.0.0", counter=n) for n in (2, 3)]
     with open_core(restorable.folder) as fleet:
         fleet.release(bundle())
         device = fleet.enroll("press-1")
         restorable.back_up()
-        fleet.release(bundle(version="2.0.0", counter=2))
+        for each in lost:
+            fleet.release(each)
         publish(fleet, restorable.broker)
+        for each in lost:
+            fleet.core.files.path(sha256(each.files[0])).unlink()
         signed, believer = fleet.targets(), Believer(fleet, device, tmp_path / device.id)
         assert {} == believer.look_at(restorable.broker).problems
-    for _ in range(2):
+    for came_back in (lost, []):
         restorable.put_back()
         with open_core(restorable.folder, fleet.clock) as fleet:
             fleet.clock.advance(hours=9)
             commands.recover_targets(fleet.core, signed, OPERATOR)
+            for each in came_back:
+                fleet.upload(each)
+                assert signed == fleet.targets()
+                commands.recover_targets(fleet.core, signed, OPERATOR)
             for _ in range(3):
                 fleet.clock.advance(hours=9)
                 publish(fleet, broker := Recorder())
