@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.ports import free_ports
 
 HOUSE = Path(__file__).parent.parent
 README = HOUSE / "README.md"
@@ -107,7 +108,7 @@ class Tour:
         """Run one command to its end, or until it is ready if it is one that stays; return what it printed."""
         words = shlex.split(command.replace("wf1.…", self._invite))
         if words[:2] == ["fleetctl", "init"]:
-            self._ports = {str(_free_port()): usual for usual in USUAL_PORTS.values()}
+            self._ports = dict(zip(map(str, free_ports(len(USUAL_PORTS))), USUAL_PORTS.values(), strict=True))
             words += [f"--{kind}-port={port}" for kind, port in zip(USUAL_PORTS, self._ports, strict=True)]
         elif words[:2] == ["fleetctl", "push"]:
             words.append("--wait")
@@ -147,12 +148,6 @@ class Tour:
             command, cwd=self._folder, env=self._env, capture_output=True, text=True, timeout=30, check=False
         )
         return done.returncode == 0 and "not connected" not in done.stdout
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _write(document: Path) -> None:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from controller.broker import find_mosquitto
 from controller.trust.authority import Authority, create_authority
 from tests.contracts.conftest import wait_until
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.needs("mosquitto")
 # When the handshake of TLS or WebSocket fails, paho leaves the socket to the garbage collector.
@@ -43,15 +44,6 @@ class Secure(NamedTuple):
     ws: int
     authority: Authority
     folder: Path
-
-
-def free_ports(count: int) -> list[int]:
-    """Return free ports."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
 
 
 @pytest.fixture(scope="module")

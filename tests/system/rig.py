@@ -6,7 +6,6 @@ Everything goes through the public commands and APIs, as an operator and a devic
 import json
 import os
 import shutil
-import socket
 import sqlite3
 import struct
 import subprocess
@@ -22,6 +21,7 @@ from agent.client import ClientError, LocalClient
 from controller.broker import BrokerProcess, MqttVersion, start_broker
 from controller.demo.processes import Process, command
 from protocol.identifiers import Digest
+from tests.ports import free_ports
 
 START_TIMEOUT_S = 30.0
 ROLLOUT_TIMEOUT_S = 45.0
@@ -265,15 +265,3 @@ def wait_for(what: str, is_true: Callable[[], bool], *, timeout_s: float = START
     while not is_true():
         assert time.monotonic() < deadline, f"did not happen within {timeout_s:.0f} s: {what}"
         time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nothing uses now; all are held open together, so that none comes twice."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
