@@ -7,7 +7,6 @@ disk before the network is even tried, and goes on being served whatever happens
 import logging
 import os
 import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
@@ -28,7 +27,7 @@ from agent.executor import Executor
 from agent.files import Files
 from agent.host import ModelHost
 from agent.identity import load_identity
-from agent.inbox import Inbox, Reload, Stop
+from agent.inbox import Inbox
 from agent.installer import Installer
 from agent.jobs import Assembled, Done, Jobs, Result
 from agent.lock import lock_folder
@@ -40,6 +39,7 @@ from agent.serving.bound import BoundInputs
 from agent.serving.gate import Gate
 from agent.serving.listeners import listeners
 from agent.serving.service import LocalService
+from agent.signals import Reload, Stop, listen
 from agent.status import AgentStatus, model_statuses
 from agent.store import Store
 from agent.systemd import Systemd
@@ -124,9 +124,7 @@ class Daemon:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; read the policy again at SIGHUP."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._inbox.put_now(Stop()))
-        signal.signal(signal.SIGHUP, lambda *_: self._inbox.put_now(Reload()))
+        listen(self._inbox.put_now)
         try:
             self._start()
             while not self._is_stopping:

@@ -8,17 +8,7 @@ import queue
 import threading
 from typing import Generic, TypeVar
 
-import msgspec
-
 T = TypeVar("T")
-
-
-class Stop(msgspec.Struct, frozen=True):
-    """A signal asked the agent to end."""
-
-
-class Reload(msgspec.Struct, frozen=True):
-    """A signal asked the agent to read its policy again."""
 
 
 class Inbox(Generic[T]):

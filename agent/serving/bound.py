@@ -71,6 +71,8 @@ class BoundInputs:
         self._asking = _Asking(answer, manifest)
         self._broker = broker
         self._bound: tuple[_Bound, ...] = ()
+        self._leaving: list[_Bound] = []
+        """Those that were removed, with a call in work perhaps."""
 
     def bind(self, bindings: Sequence[Binding]) -> None:
         """Answer for these bindings from now on, and for no others; what stays keeps its messages and its counts."""
@@ -86,8 +88,10 @@ class BoundInputs:
             raise AgentError(f"the bindings stay as they were: {error}") from error
         self._broker.unsubscribe(heard - wanted)
         self._bound = tuple(new.values())
-        for binding in old.keys() - new.keys():
-            old[binding].end()  # its call in work ends by itself: the main loop does not wait
+        gone = [old[binding] for binding in old.keys() - new.keys()]
+        for bound in gone:
+            bound.end()  # its call in work ends by itself: the main loop does not wait
+        self._leaving = [bound for bound in (*self._leaving, *gone) if bound.is_running]
         self._broker.subscribe(dict.fromkeys(wanted - heard, MAX_MESSAGE_BYTES))
 
     def offer(self, event: LinkEvent) -> bool:
@@ -104,11 +108,11 @@ class BoundInputs:
         return tuple(bound.status() for bound in self._bound)
 
     def close(self) -> None:
-        """Let the answers in work end, drop what waits. Closing twice does nothing."""
+        """Let the answers in work end, of removed bindings too, drop what waits. Closing twice does nothing."""
         for bound in self._bound:
             bound.end()
         until_s = time.monotonic() + GRACE_S
-        for bound in self._bound:
+        for bound in (*self._bound, *self._leaving):
             bound.join(max(until_s - time.monotonic(), 0))
 
 
@@ -153,8 +157,12 @@ class _Bound:
             self._waiting.clear()
             self._changed.notify()
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
     def join(self, timeout_s: float) -> None:
-        if self._thread.is_alive():
+        if self.is_running:  # one that never started cannot be joined
             self._thread.join(timeout_s)
 
     def _run(self) -> None:

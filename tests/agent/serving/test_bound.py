@@ -399,6 +399,25 @@ def test_closing_ends_with_the_answer_in_work(bind: Callable[..., Inputs], broke
     assert not closing.is_alive()
 
 
+def test_removed_binding_may_end_its_answer_too(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
+    """The agent that stops right after a binding was removed still waits for what that had in work."""
+    activate(host)
+    inputs = bind(JSON)
+    broker.takes.clear()
+    inputs.say("in/json", request(1, 2, id="in work"))
+    wait_for("it is in work", lambda: not inputs._bound[0]._waiting)
+    inputs.bind([])
+    inputs.bind([RAW])  # what was removed before is not forgotten
+    closing = threading.Thread(target=inputs.close)
+    closing.start()
+    wait_for("it ends", lambda: inputs._bound[0]._is_ending)
+    closing.join(0.05)
+    assert closing.is_alive()
+    broker.takes.set()
+    closing.join(20)
+    assert "in work" == broker.next()[1]["id"]
+
+
 def test_bindings_can_be_changed_while_they_answer(
     bind: Callable[..., Inputs], broker: Broker, host: ModelHost
 ) -> None:
