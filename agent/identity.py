@@ -87,7 +87,7 @@ def load_identity(state_dir: Path) -> Identity:
             image_root=(folder / IMAGE_ROOT).read_bytes(),
             director_root=(folder / DIRECTOR_ROOT).read_bytes(),
         )
-    except (OSError, ValueError, UnsupportedAlgorithm, ProtocolError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, UnsupportedAlgorithm, ProtocolError) as error:
         raise IdentityError(f"the identity in {folder} is damaged ({error}): move it away and enrol again") from error
 
 

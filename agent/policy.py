@@ -86,7 +86,8 @@ def load_policy(state_dir: Path, topics: Topics) -> Policy:
         check_bindings(policy.bindings, topics)
     except FileNotFoundError:
         return Policy()
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, OSError, PolicyError) as error:
+    # The parser has bare ones for a number that is too long, and for nesting that is too deep.
+    except (ValueError, RecursionError, OSError, PolicyError) as error:
         raise PolicyError(f"{path}: {error}. Correct it, or delete it to have the defaults") from error
     return policy
 

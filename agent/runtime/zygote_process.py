@@ -27,10 +27,19 @@ def main(control: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the agent, which ends us
     signal.signal(signal.SIGCHLD, _reap)
     gc.freeze()
+    # The agent may die between a message and the answer to it.
+    with contextlib.suppress(ConnectionError):
+        _fork_on_demand(control)
+    for pid in list(_children):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _fork_on_demand(control: socket.socket) -> None:
     while True:
         raw, descriptors, _, _ = socket.recv_fds(control, MAX_MESSAGE_BYTES, _DESCRIPTORS)
         if not raw:
-            break
+            return
         # No child may be reaped before it is known.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
         pid = os.fork()
@@ -42,9 +51,6 @@ def main(control: socket.socket) -> None:
         socket.send_fds(control, [b"\0"], [handle])
         for descriptor in (*descriptors, handle):
             os.close(descriptor)
-    for pid in list(_children):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 def _become_model(raw: bytes, descriptors: list[int]) -> NoReturn:

@@ -237,10 +237,14 @@ def test_policy_has_defaults_and_bounds(tmp_path: Path) -> None:
         "max_queue = 1.5",
         "nan_outputs = true",
         "nan_outputs = 'refuse'",
+        "max_queue = " + "1" * 5_000,
+        "max_queue = " + "[" * 20_000,
+        "max_queue = " + "{a = " * 20_000,
     ],
+    ids=lambda text: text[:20],
 )
 def test_policy_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
-    """A misspelt limit must not silently be no limit."""
+    """A misspelt limit must not silently be no limit, nor end an agent that reads it while it runs."""
     (tmp_path / "policy.toml").write_text(text)
     with pytest.raises(PolicyError, match=r"policy\.toml"):
         load_policy(tmp_path, Topics())

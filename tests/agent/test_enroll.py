@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from agent.cli import main
 from agent.enroll import enroll
@@ -28,6 +29,7 @@ from tests.agent.signing import DEVICE, Signing
 NOW = datetime.now(UTC)
 SIGNING = Signing()
 TOKEN = "a-single-use-token"
+LOCKED_KEY = SIGNING.device_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
 
 
 class Listener:
@@ -220,6 +222,23 @@ def test_damaged_identity_is_named(state: Path, name: str) -> None:
     """The daemon does not start on half an identity, and says what to do."""
     SIGNING.enroll(state, "mqtt://127.0.0.1:1883")
     (state / "identity" / name).unlink()
+    with pytest.raises(IdentityError, match="is damaged"):
+        load_identity(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("enrollment.json", b"[" * 100_000),
+        ("enrollment.json", b"\xff"),
+        ("device.key", b""),
+        ("device.key", LOCKED_KEY),
+    ],
+)
+def test_identity_that_holds_something_else_is_named_too(state: Path, name: str, content: bytes) -> None:
+    """Whatever the files hold, it is no traceback."""
+    SIGNING.enroll(state, "mqtt://127.0.0.1:1883")
+    (state / "identity" / name).write_bytes(content)
     with pytest.raises(IdentityError, match="is damaged"):
         load_identity(state)
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from agent.runtime import Caps, LoadedModel, ModelError, ModuleCache, Zygote, assemble, load_model
 from agent.runtime import errors as error_module
+from agent.runtime.compiled import Compiled
 from agent.runtime.errors import (
     DeadlineError,
     ProcessDiedError,
@@ -284,6 +286,32 @@ def test_processes_end_when_the_agent_is_killed(tmp_path: Path, text: Text) -> N
     assert 2 == len(pids)
     for pid in pids:
         wait_for_end(pid)
+
+
+def test_agent_that_dies_while_a_process_is_forked_leaves_neither_it_nor_the_zygote(text: Text) -> None:
+    """The fork has nobody to be told to: it is killed, although it hears from nobody that the agent is gone."""
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    memory = os.memfd_create("tensors")
+    os.truncate(memory, 16)
+    compiled = Compiled.compile(assemble(text()), 64)
+    argv = [sys.executable, "-P", "-m", "agent.runtime.zygote_process", str(theirs.fileno())]
+    with control, channel, closing(compiled):
+        socket.send_fds(
+            control,
+            [encode(Terms(inputs=(X,), outputs=(X,), caps=QUICK))],
+            [inside.fileno(), memory, compiled.code_fd()],
+        )
+        control.shutdown(socket.SHUT_RD)  # what is sent back is refused, as by an agent that died just now
+        inside.close()
+        os.close(memory)
+        done = subprocess.run(argv, pass_fds=[theirs.fileno()], capture_output=True, timeout=60, check=False)
+        theirs.close()
+        assert (0, b"") == (done.returncode, done.stderr)
+        channel.settimeout(30)
+        with contextlib.suppress(ConnectionError):
+            while channel.recv(MAX_MESSAGE_BYTES):  # it may have become ready before it was killed
+                pass
 
 
 def test_kernel_limits_the_process(open_model: Open, text: Text) -> None:
