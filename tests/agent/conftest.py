@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -40,6 +41,34 @@ def isolation(request: pytest.FixtureRequest) -> Zygote | None:
         return None
     found: Zygote = request.getfixturevalue("zygote")
     return found
+
+
+class Sync(NamedTuple):
+    """What one `fsync` of this process made durable, and what lay beside it then; `data` of a folder is empty."""
+
+    path: Path
+    data: bytes
+    beside: dict[str, bytes]
+
+
+Syncs = list[Sync]
+
+
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> Syncs:
+    """Every `fsync` that this process does, in order."""
+    seen: Syncs = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        folder = path if path.is_dir() else path.parent
+        data = b"" if path.is_dir() else path.read_bytes()
+        seen.append(Sync(path, data, {each.name: each.read_bytes() for each in folder.iterdir() if each != path}))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return seen
 
 
 @pytest.fixture

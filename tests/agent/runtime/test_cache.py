@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.runtime import Caps, ModuleCache, assemble, cpu_features, load_model
+from agent.runtime.engine import settings
 from agent.runtime.errors import (
     AbiError,
     CompileError,
@@ -24,6 +26,7 @@ from agent.runtime.errors import (
     TrapError,
 )
 from protocol.tensors import TensorSpec
+from tests.agent.conftest import Syncs
 from tests.agent.processes import COMPILER, children, killing
 
 Text = Callable[..., str]
@@ -345,7 +348,59 @@ def test_short_key_is_refused(folder: Path) -> None:
         ModuleCache(folder, b"short")
 
 
-def test_processor_is_part_of_the_name() -> None:
-    """Code for one processor is not looked up on another."""
-    assert cpu_features()
-    assert sorted(cpu_features()) == list(cpu_features())
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("runtime_name", lambda: "wasmtime/0.0.1"),
+        ("cpu_features", lambda: cpu_features()[1:]),
+        ("settings", lambda stack_kib: settings(stack_kib) | {"cranelift_opt_level": "none"}),
+        ("platform.machine", lambda: "another"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_entry_for_another_engine_or_processor_is_never_looked_up(
+    cache: ModuleCache, folder: Path, text: Text, monkeypatch: pytest.MonkeyPatch, name: str, value: Callable[..., Any]
+) -> None:
+    """It is compiled anew under a name of its own, and the old entry goes when entries are pruned."""
+    wasm = assemble(text())
+    run(wasm, cache)
+    before = files(folder)
+    monkeypatch.setattr(f"agent.runtime.cache.{name}", value)
+    assert not has(cache, wasm)
+    assert DOUBLED == run(wasm, cache)
+    assert before.items() < files(folder).items()
+    cache.prune({sha256(wasm).hexdigest()})
+    assert 2 == len(files(folder))
+    assert not before.keys() & files(folder).keys()
+
+
+def test_entry_is_durable_before_it_has_a_name_and_its_name_before_it_is_used(
+    cache: ModuleCache, folder: Path, text: Text, syncs: Syncs
+) -> None:
+    """A loss of power leaves no MAC beside code that is not all there; that the compiler syncs is tested below."""
+    compiled = cache.add(assemble(text()), 64)
+    compiled.close()
+    code, mac = sorted(folder.iterdir())
+    written, _, named = syncs
+    assert (mac.read_bytes(), code.read_bytes()) == (written.data, written.beside[code.name])
+    assert mac.name not in written.beside
+    assert folder == named.path
+    assert {code.name: code.read_bytes(), mac.name: mac.read_bytes()} == named.beside
+
+
+def test_compiler_says_that_it_is_done_when_its_code_is_durable(tmp_path: Path, text: Text) -> None:
+    """What the cache then gives a name is on the disk."""
+    output = tmp_path / "code"
+    program = f"""if True:
+        import os, sys
+        from pathlib import Path
+        real = os.fsync
+        def fsync(descriptor):
+            real(descriptor)
+            print(Path(f"/proc/self/fd/{{descriptor}}").readlink(), os.fstat(descriptor).st_size)
+        os.fsync = fsync
+        from agent.runtime.compiler_process import main
+        sys.exit(main(64, 1 << 30, Path({str(output)!r})))"""
+    argv = [sys.executable, "-c", program]
+    done = subprocess.run(argv, input=assemble(text()), capture_output=True, timeout=60, check=True)
+    assert f"{output} {output.stat().st_size}" == done.stdout.decode().strip()
