@@ -87,21 +87,23 @@ def bundle(
     vectors: bytes | None = None,
     memory_bytes: int | None = None,
     deadline_ms: int = 1_000,
+    stack_kib: int = 64,
 ) -> Bundle:
     """Return a release of a model that multiplies by `factor`, or of `wasm`."""
     module = wasm or assemble(scale_wat(factor, padding_bytes=padding_bytes))
     memory = memory_bytes or 65_536 * (1 + -(-padding_bytes // 65_536))
     if vectors is None:
-        loaded = load_model(module, (X,), (Y,), Caps(memory_bytes=memory))
+        loaded = load_model(module, (X,), (Y,), Caps(memory_bytes=memory, stack_kib=stack_kib))
         vectors = record_vectors(loaded, seed=1, count=2)
         loaded.close()
+    contract = Contract(memory_bytes=memory, stack_kib=stack_kib, deadline_ms=deadline_ms)
     manifest = Manifest(
         model=model,
         version=version,
         release_counter=counter,
         inputs=(X,),
         outputs=(output,),
-        variants=(Variant(file=FileRef.of(module), contract=Contract(memory_bytes=memory, deadline_ms=deadline_ms)),),
+        variants=(Variant(file=FileRef.of(module), contract=contract),),
         self_test=SelfTest(file=FileRef.of(vectors), count=len(vectors) // (X.size_bytes + output.size_bytes)),
         provenance=Provenance(source=FileRef.of(module), source_name="scale.wat", tool="test"),
     )

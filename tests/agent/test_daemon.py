@@ -300,19 +300,32 @@ def test_a_trap_is_told_counted_captured_and_reproduced(
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_owner_who_becomes_stricter_binds_what_is_installed(agent: Agent, backend: Backend, isolation: str) -> None:
+@pytest.mark.parametrize(
+    ("limit", "excess", "message"),
+    [
+        ("max_deadline_ms = 50", "(loop $l (br $l))", "within 50 ms"),
+        ("max_stack_kib = 100", "(call $deep (i32.const 9000))", "at most 64 KiB of stack"),
+    ],
+)
+def test_owner_who_becomes_stricter_binds_what_is_installed(
+    agent: Agent, backend: Backend, isolation: str, limit: str, excess: str, message: str
+) -> None:
     """After a restart an installed release runs under the stricter of its contract and the device's policy."""
-    spin = f"(if (f32.gt (f32.load (i32.const 0)) (f32.const 10)) (then (loop $l (br $l)))) {_scale(2)}"
-    first = bundle(wasm=assemble(scale_wat(2.0, infer=spin)), deadline_ms=10_000)
+    deep = "(func $deep (param i32) (if (local.get 0) (then (call $deep (i32.sub (local.get 0) (i32.const 1))))))"
+    infer = f"(if (f32.gt (f32.load (i32.const 0)) (f32.const 10)) (then {excess})) {_scale(2)}"
+    wasm = assemble(f"{scale_wat(2.0, infer=infer)[:-1]} {deep})")
+    first = bundle(wasm=wasm, deadline_ms=10_000, stack_kib=1024)
     backend.release(first)
     backend.assign(first)
     agent.start()
     backend.wait_end(first)
+    if "stack" in limit:
+        assert ("1.0.0", 22.0) == agent.infer(11.0)
     assert 0 == agent.stop()
-    (agent.state_dir / "policy.toml").write_text(f'isolation = "{isolation}"\nmax_deadline_ms = 50\n')
+    (agent.state_dir / "policy.toml").write_text(f'isolation = "{isolation}"\n{limit}\n')
     agent.start()
     agent.wait_serving()
     assert ("1.0.0", 2.0) == agent.infer(1.0)
-    with pytest.raises(ClientError, match="within 50 ms"):
+    with pytest.raises(ClientError, match=message):
         agent.infer(11.0)
     assert ("1.0.0", 2.0) == agent.infer(1.0)
