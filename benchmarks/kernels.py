@@ -15,7 +15,7 @@ from compiler.kernels.depthwise import DepthwiseKernel, write_depthwise
 from compiler.kernels.peak import Load, multiply_add_load
 from compiler.kernels.target import Target
 from compiler.kernels.tiles import FLOAT_BYTES, TileKernel, Walk, Window, write_tiles
-from compiler.lowering.tiling import choose_tiling
+from compiler.lowering.tiling import choose_tiling, depthwise_pixels
 from compiler.wasm import PAGE_BYTES, Function, Module, ValueType, i32
 from controller.benching.engines import Run, interleaved, working
 
@@ -50,7 +50,7 @@ def product(rows: int, depth: int, columns: int) -> Load:
 
 
 def depthwise(side: int, channels: int, step: int) -> Load:
-    """Return a depthwise convolution of 3 x 3 of an image that has its border."""
+    """Return a depthwise convolution of 3 x 3 as it is compiled, of an image that has its border."""
     pixel, row, out = channels * FLOAT_BYTES, (side + 2) * channels * FLOAT_BYTES, side // step
     kernel = DepthwiseKernel(
         rows=out,
@@ -61,7 +61,7 @@ def depthwise(side: int, channels: int, step: int) -> Load:
         tap_stride=step,
         a=Walk(step * pixel, step * row),
         c=Walk(pixel, out * pixel),
-        tile_pixels=7 if step == 1 else 4,
+        tile_pixels=depthwise_pixels(out, step, 9),
     )
     sizes = ((side + 2) * row, channels * 40, out * out * pixel)
     flops = 18 * out * out * channels

@@ -4,6 +4,7 @@ The last rows of a matrix overlap those before, if they are fewer: all blocks ha
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from compiler.dtypes import DType
@@ -13,7 +14,7 @@ from compiler.kernels.nest import Pointer, Step, nest
 from compiler.loops.rows import SoftmaxKernel, write_softmax
 from compiler.lowering.epilogue import spread_extras
 from compiler.lowering.lowering import Lowering
-from compiler.lowering.matrix import prepare_product, rows_together
+from compiler.lowering.matrix import Product, prepare_product, rows_together
 from compiler.lowering.placement import Placement, broadcast, dense, view
 from compiler.lowering.step import Emitter
 from compiler.wasm import i32
@@ -43,10 +44,23 @@ def lower_attention(low: Lowering, node: Node, operation: ops.Attention) -> None
     second = prepare_product(
         low, [scores, _rows(output, block), *(_rows(e, block) for e in extras)], (v, bias), operation.epilogue
     )
-    row_bytes = (length * DType.F32.item_bytes,)
+    low.step(
+        [p for p in (*first.reads, *second.reads) if p.buffer != scratch],
+        [output, scratch, first.scratch, second.scratch],
+        _block_by_block(first, second, output.shape),
+        multiply_adds=math.prod(stack) * rows * length * (depth + output.shape[-1]),
+    )
+
+
+def _block_by_block(first: Product, second: Product, shape: Sequence[int]) -> Callable[[Emitter], None]:
+    """Return what writes the loops: over matrices, then over blocks of rows of a result of this shape."""
+    *stack, rows, _ = shape
+    scores = first.operands[2]
+    block, length = scores.shape[-2:]
+    row_bytes = (scores.byte_stride(len(stack)),)
     softmax = SoftmaxKernel((block,), length, row_bytes, row_bytes, is_log=False)
-    operands = (*first.operands, *second.operands)
-    still = {1, 2, len(first.operands), len(first.operands) + 1}  # keys, values and scores are the same for all rows
+    operands, middle = (*first.operands, *second.operands), len(first.operands)
+    still = {1, 2, middle, middle + 1}  # keys, values and scores are the same for all rows
     steps = [
         (*_stack_steps(p, len(stack)), 0) if n in still else _steps(p, len(stack), rows, block)
         for n, p in enumerate(operands)
@@ -56,20 +70,15 @@ def lower_attention(low: Lowering, node: Node, operation: ops.Attention) -> None
         pointers = [e.body.variable(i32.const(e.address(p))) for p in operands]
 
         def write() -> None:
-            first.write(e, pointers[: len(first.operands)])
+            first.write(e, pointers[:middle])
             function = e.kernel(softmax, lambda f: write_softmax(f, softmax, e.target))
             e.do(function(pointers[2], pointers[2]))
-            second.write(e, pointers[len(first.operands) :])
+            second.write(e, pointers[middle:])
 
         moving = [Pointer(p, s) for p, s in zip(pointers, steps, strict=True)]
         nest(e.body, (*stack, -(-rows // block)), moving, write)
 
-    low.step(
-        [p for p in (*first.reads, *second.reads) if p.buffer != scratch],
-        [output, scratch, first.scratch, second.scratch],
-        emit,
-        multiply_adds=math.prod(stack) * rows * length * (depth + output.shape[-1]),
-    )
+    return emit
 
 
 def _block_rows(rows: int, length: int) -> int:

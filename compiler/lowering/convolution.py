@@ -15,11 +15,10 @@ from compiler.lowering.layout import Layout, channels_last
 from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement, no_border
 from compiler.lowering.step import Emitter
-from compiler.lowering.tiling import choose_tiling
+from compiler.lowering.tiling import choose_tiling, depthwise_pixels
 from compiler.lowering.winograd import Convolution, add_winograd, best_step
 
 _CHANNEL, _ROW, _PIXEL = 1, 2, 3
-_FEW_TAPS = 9
 
 
 def lower_conv(low: Lowering, node: Node, operation: ops.Conv) -> None:
@@ -105,7 +104,7 @@ class _Parts:
             tap_stride=step // dilation if step % dilation == 0 and step // dilation < taps[1] else 0,
             a=self._a,
             c=self._c,
-            tile_pixels=_depthwise_pixels(self._pixels, step, math.prod(taps)),
+            tile_pixels=depthwise_pixels(self._pixels, step, math.prod(taps)),
         )
         filters = self._low.constant(pack_filters(kernel, weights, bias))
         epilogue, target = self._operation.epilogue, self._low.target
@@ -188,9 +187,3 @@ class _Parts:
             emit,
             multiply_adds=math.prod(self._output.shape) * work,
         )
-
-
-def _depthwise_pixels(pixels: int, step: int, taps: int) -> int:
-    """Return how many pixels to compute together: as many as fit without a rest, and fewer where the code is long."""
-    most = 14 if step == 1 and taps <= _FEW_TAPS else 7
-    return min(range(1, min(most, pixels) + 1), key=lambda n: (-(-pixels // n) * (n + 1.5), -n))

@@ -6,22 +6,20 @@ dimension. A value that a convolution pads gets its padding as a border of zeros
 place and nothing is copied. Heads of attention are written side by side, where they are read so.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
 from compiler.ir import Graph, Node, TensorType
 from compiler.ir import operations as ops
-from compiler.lowering.placement import Border, Placement, no_border, reshape_axes
+from compiler.ir.axes import Axes, inverse, view_axes
+from compiler.lowering.placement import Border, Placement, no_border
 
 _CHANNEL = 1
 _BOUND = (ops.MatMul, ops.Attention, ops.Softmax, ops.LayerNorm, ops.Scan, ops.While)
 """What writes its results with their last dimension innermost, whoever reads them."""
 _FOLLOWING = (ops.Map, ops.Concat, ops.Pad)
 """What writes any layout, and reads fastest what lies alike."""
-
-Axes = tuple[int | None, ...]
-"""For each dimension of a value that of another one which goes along with it, if any does."""
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -82,7 +80,7 @@ def _innermost(graph: Graph) -> dict[str, int]:
         for name, axes in _along(graph, node):
             [output] = node.outputs
             links.setdefault(output, []).append((name, axes))
-            links.setdefault(name, []).append((output, _inverse(axes, graph.types[name].rank)))
+            links.setdefault(name, []).append((output, inverse(axes, graph.types[name].rank)))
         if isinstance(node.operation, ops.Conv):
             found.update(dict.fromkeys((node.inputs[0], *node.outputs), _CHANNEL))
     found = {name: axis for name, axis in found.items() if name not in bound}
@@ -113,7 +111,7 @@ def _along(graph: Graph, node: Node) -> Iterator[tuple[str, Axes]]:
     shape = graph.types[node.outputs[0]].shape
     match node.operation:
         case ops.View() as view:
-            yield node.inputs[0], _view_axes(view, graph.types[node.inputs[0]].shape, shape)
+            yield node.inputs[0], view_axes(view, graph.types[node.inputs[0]].shape, shape)
             return
         case ops.Reduce(axes, element):
             names = node.inputs[: len(element.args)]
@@ -131,25 +129,6 @@ def _along(graph: Graph, node: Node) -> Iterator[tuple[str, Axes]]:
     for name in names:
         missing = rank - graph.types[name].rank
         yield name, tuple(axis - missing if axis is not None and axis >= missing else None for axis in box)
-
-
-def _view_axes(view: ops.View, old: Sequence[int], new: Sequence[int]) -> Axes:
-    match view:
-        case ops.Transpose(order):
-            return order
-        case ops.Slice():
-            return tuple(range(len(new)))
-        case ops.Broadcast():
-            missing = len(new) - len(old)
-            return tuple(n - missing if n >= missing else None for n in range(len(new)))
-        case ops.Unfold(axis):
-            return tuple(n if n < axis else None if n <= axis + 1 else n - 1 for n in range(len(new)))
-    return reshape_axes(old, new)
-
-
-def _inverse(axes: Axes, rank: int) -> Axes:
-    places = {axis: n for n, axis in enumerate(axes) if axis is not None}
-    return tuple(places.get(n) for n in range(rank))
 
 
 def _borders(graph: Graph) -> Iterator[tuple[str, Border]]:
@@ -172,7 +151,7 @@ def _before_view(graph: Graph, node: Node, sides: dict[int, tuple[int, int]]) ->
     """Return which border a value needs for a view of it to have one, or None if it cannot."""
     assert isinstance(node.operation, ops.View)
     old, new = graph.types[node.inputs[0]].shape, graph.types[node.outputs[0]].shape
-    axes = _view_axes(node.operation, old, new)
+    axes = view_axes(node.operation, old, new)
     wanted: dict[int, tuple[int, int]] = {}
     for n, side in sides.items():
         axis = axes[n]

@@ -11,6 +11,7 @@ import msgspec
 from compiler.dtypes import DType
 from compiler.errors import InternalError
 from compiler.ir import operations as ops
+from compiler.ir.axes import reshape_axes
 from compiler.loops.box import Operand
 
 Border = tuple[tuple[int, int], ...]
@@ -132,22 +133,6 @@ def reshaped(placement: Placement, shape: Sequence[int]) -> Placement | None:
     axes = reshape_axes(placement.shape, shape)
     border = tuple((0, 0) if axis is None else placement.border[axis] for axis in axes)
     return msgspec.structs.replace(placement, shape=tuple(shape), strides=strides, border=border)
-
-
-def reshape_axes(old: Sequence[int], new: Sequence[int]) -> tuple[int | None, ...]:
-    """Return for each new dimension the old one that it is, if it stays as it is; those of length 1 come and go."""
-    result: list[int | None] = [None] * len(new)
-    source = [n for n in range(len(old)) if old[n] != 1]
-    target = [n for n in range(len(new)) if new[n] != 1]
-    before = after = 1  # as many elements lie outside of both dimensions
-    while source and target:
-        if before == after and old[source[0]] == new[target[0]]:
-            result[target[0]] = source[0]
-        if before <= after:
-            before *= old[source.pop(0)]
-        else:
-            after *= new[target.pop(0)]
-    return tuple(result)
 
 
 def _reshaped_strides(placement: Placement, shape: Sequence[int]) -> tuple[int, ...] | None:

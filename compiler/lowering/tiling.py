@@ -1,8 +1,9 @@
-"""How a matrix product is cut into tiles: which shape takes the least time for a number of rows and columns.
+"""How products and depthwise convolutions are cut into tiles: which shape takes the least time.
 
-The time of a tile is a model fitted to measurements (`python -m benchmarks.kernels` repeats them): what two rows take
-for each vector of columns, what they take however many columns there are, what a loop takes, and what it takes to read
-a panel again that the cache does not keep; and a group of steps is never faster than its sums come back from memory.
+The time of a tile of a matrix product is a model fitted to measurements (`python -m benchmarks.kernels` repeats them):
+what two rows take for each vector of columns, what they take however many columns there are, what a loop takes, and
+what it takes to read a panel again that the cache does not keep; and a group of steps is never faster than its sums
+come back from memory.
 """
 
 from typing import Final
@@ -29,6 +30,12 @@ _WIDE_ROW_FAR: Final = 0.045
 _MAX_SUMS: Final = 32
 """Vectors of sums in a tile; more is only more code."""
 
+_FEW_TAPS: Final = 9
+_SHORT_TILE: Final = 7
+_LONG_TILE: Final = 14
+_FILTER: Final = 1.5
+"""What it takes to read a filter and the pixels around a tile, in pixels of the result."""
+
 
 class Tiling(msgspec.Struct, frozen=True):
     """How a matrix product is cut; the fields of `TileKernel` with these names."""
@@ -51,6 +58,12 @@ def choose_tiling(pixels: int, depth: int, channels: int) -> Tiling:
     size = pixels, depth, channels
     rows, vectors = min(shapes, key=lambda tile: (_time(size, *tile), tile[0] * tile[1]))
     return Tiling(rows, vectors, is_panel_outside=_is_far(depth, channels))
+
+
+def depthwise_pixels(pixels: int, step: int, taps: int) -> int:
+    """Return how many pixels of a row to compute together; the code for many is too long where filters are large."""
+    most = _LONG_TILE if step == 1 and taps <= _FEW_TAPS else _SHORT_TILE
+    return min(range(1, min(most, pixels) + 1), key=lambda n: (-(-pixels // n) * (n + _FILTER), -n))
 
 
 def _is_far(depth: int, channels: int) -> bool:

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from compiler.ir import Graph, Node, TensorType
 from compiler.ir import operations as ops
+from compiler.ir.axes import Axes, inverse, reshape_axes
 from compiler.ir.graph import Operation, type_of
 from compiler.ir.typing import output_types
 from compiler.passes.edit import Edit
 
-Axes = tuple[int | None, ...]
-"""For each dimension that of another value, or None for a new one of length 1."""
 Moved = tuple[Operation, Axes]
 """An operation on what lies behind a turn, and how its result is turned."""
 
@@ -30,14 +29,14 @@ class _Turn(msgspec.Struct, frozen=True):
     """How one value lies behind another."""
 
     axes: Axes
+    """None for a new dimension of length 1."""
     rank: int
     """Of what is turned."""
 
     @property
     def inverse(self) -> Axes:
         """For each dimension of what is turned that of the result."""
-        places = {axis: n for n, axis in enumerate(self.axes) if axis is not None}
-        return tuple(places.get(n) for n in range(self.rank))
+        return inverse(self.axes, self.rank)
 
     def back(self, rank: int) -> Axes:
         """Return the inverse for a value that may have fewer dimensions: those missing in front are new ones."""
@@ -124,10 +123,10 @@ class _Sink:
 
     def _turn_back(self, name: str, turn: _Turn, layer: str) -> str:
         """Return an input of a node as it is behind the turn."""
-        inverse = turn.back(self._types[name].rank)
+        back = turn.back(self._types[name].rank)
         if name not in self._constants:
-            return self._value(self._behind(name, inverse), layer)
-        array = _turned_array(self._constants[name], inverse)
+            return self._value(self._behind(name, back), layer)
+        array = _turned_array(self._constants[name], back)
         new = self._new_name(type_of(array))
         self._constants[new] = array
         return new
@@ -189,8 +188,7 @@ def _turn(view: ops.View, shape: Sequence[int]) -> Axes | None:
         case ops.Transpose(order):
             return order
         case ops.Reshape(new) if [n for n in new if n != 1] == [n for n in shape if n != 1]:
-            wide = iter([n for n in range(len(shape)) if shape[n] != 1])
-            return tuple(None if n == 1 else next(wide) for n in new)
+            return reshape_axes(shape, new)
     return None
 
 

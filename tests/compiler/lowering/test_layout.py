@@ -11,10 +11,11 @@ from compiler.formula import identity
 from compiler.importer import import_model, read_model
 from compiler.ir import Graph, TensorType
 from compiler.ir import operations as ops
+from compiler.ir.axes import reshape_axes
 from compiler.ir.builder import GraphBuilder
 from compiler.lowering.layout import choose_layouts
 from compiler.lowering.lowering import Lowering
-from compiler.lowering.placement import reshape_axes, row_major
+from compiler.lowering.placement import row_major
 from tests.compiler.execution import assert_close, run_compiled
 from tests.compiler.onnx_models import ModelWriter, run_onnxruntime
 
