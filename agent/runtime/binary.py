@@ -1,17 +1,22 @@
 """What a wasm file declares: imports, exports, its memory. Read from the binary without compiling it.
 
 Only for a file that an engine has validated: it is then well-formed, and this follows the shortest path through it.
+An engine takes some things in longer forms too, such as `(ref null func)` for `funcref`; here they are refused: who
+took them for something else would read on at the wrong place, and believe signatures that are not the module's.
 Source: WebAssembly Core Specification, sections 5.3 (types) and 5.5 (modules).
 """
 
 import msgspec
 
+from agent.runtime.errors import CompileError
 from protocol.wasm import sections
 
 PAGE_BYTES = 65_536
 _VALUE_TYPES = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x70: "funcref", 0x6F: "externref"}
 _TYPE, _IMPORT, _FUNCTION, _MEMORY, _EXPORT = 1, 2, 3, 5, 7
 _KINDS = ("function", "table", "memory", "global", "tag")
+_FUNCTION_TYPE = 0x60
+_REFERENCE_TYPES = (0x70, 0x6F)
 _HAS_MAX = 0x01
 
 
@@ -52,8 +57,18 @@ class _Reader:
         self._at += length
         return self._data[self._at - length : self._at].decode()
 
+    def expect(self, *codes: int) -> int:
+        """Return the next byte, which must be one of `codes`."""
+        byte = self.byte()
+        if byte not in codes:
+            raise CompileError(
+                f"expected a module of plain types and imports, got one with the code {byte:#04x} among them: "
+                "build it without the extensions to WebAssembly that came after SIMD"
+            )
+        return byte
+
     def value_types(self) -> str:
-        return ", ".join(_VALUE_TYPES.get(self.byte(), "reference") for _ in range(self.number()))
+        return ", ".join(_VALUE_TYPES[self.expect(*_VALUE_TYPES)] for _ in range(self.number()))
 
     def limits(self) -> tuple[int, int | None]:
         flags = self.byte()
@@ -61,7 +76,7 @@ class _Reader:
 
 
 def parse_declarations(wasm: bytes) -> ModuleFacts:
-    """Return what the valid module `wasm` declares."""
+    """Return what the valid module `wasm` declares; raises CompileError where it does so in a longer form."""
     payloads: dict[int, bytes] = {}
     for section_id, payload in sections(wasm):
         payloads.setdefault(section_id, payload)
@@ -83,7 +98,7 @@ def parse_declarations(wasm: bytes) -> ModuleFacts:
 def _types(reader: _Reader) -> list[str]:
     found = []
     for _ in range(reader.number()):
-        reader.byte()  # 0x60, a function type: the engine accepts no other
+        reader.expect(_FUNCTION_TYPE)
         parameters = reader.value_types()
         results = reader.value_types()
         found.append(f"({parameters}) -> {results if results and ',' not in results else f'({results})'}")
@@ -94,16 +109,16 @@ def _imports(reader: _Reader, types: list[str]) -> tuple[list[str], list[str], l
     names, functions, memories = [], [], []
     for _ in range(reader.number()):
         names.append(f"{reader.name()}.{reader.name()}")
-        kind = _KINDS[reader.byte()]
+        kind = _KINDS[reader.expect(*range(len(_KINDS)))]
         if kind == "function":
             functions.append(types[reader.number()])
         elif kind == "memory":
             memories.append(reader.limits())
         elif kind == "table":
-            reader.byte()
+            reader.expect(*_REFERENCE_TYPES)
             reader.limits()
         elif kind == "global":
-            reader.byte()
+            reader.expect(*_VALUE_TYPES)
             reader.byte()
         else:
             reader.byte()
@@ -114,6 +129,6 @@ def _imports(reader: _Reader, types: list[str]) -> tuple[list[str], list[str], l
 def _exports(reader: _Reader, functions: list[str]) -> dict[str, str]:
     found = {}
     for _ in range(reader.number()):
-        name, kind, index = reader.name(), _KINDS[reader.byte()], reader.number()
+        name, kind, index = reader.name(), _KINDS[reader.expect(*range(len(_KINDS)))], reader.number()
         found[name] = functions[index] if kind == "function" else kind
     return found

@@ -2,7 +2,8 @@
 
 The engine's Python interface boxes arguments and looks up types on every call (7 to 22 µs). An export's signature
 never changes, so here all of that is done once: arguments lie ready in raw slots, and a call is one foreign call that
-releases the interpreter lock (0.3 µs). Whoever makes a `Call` has checked the signature of the export.
+releases the interpreter lock (0.3 µs). The raw slots have room for what a `Call` expects and not for more, so each asks
+the engine itself for the signature of its export.
 """
 
 import ctypes
@@ -12,6 +13,7 @@ from wasmtime import Func, Store, Trap, WasmtimeError
 from wasmtime import _ffi as ffi
 
 from agent.runtime.deadline import Watch
+from agent.runtime.errors import AbiError
 
 _VALUE_WORDS: Final = 2  # a raw value has the size of a vector: 16 bytes
 
@@ -28,12 +30,16 @@ _pointer = ctypes.c_void_p.from_param
 class Call:
     """One export of one instance, to be called with at most one i32 and returning at most one.
 
-    Not safe to use from two threads at once, nor after its store is closed.
+    Not safe to use from two threads at once, nor after its store is closed. Raises AbiError for another signature.
     """
 
     __slots__ = ("_arguments", "_deadline", "_function", "_raw", "_trap", "_watch")
 
     def __init__(self, store: Store, function: Func, watch: Watch, ticks: int) -> None:
+        kind = function.type(store)
+        for values in (kind.params, kind.results):
+            if (names := [str(value) for value in values]) not in ([], ["i32"]):
+                raise AbiError(f"expected a function that takes and returns at most one i32, got {len(names)} values")
         self._raw = (ctypes.c_uint64 * _VALUE_WORDS)()
         self._trap = ctypes.c_void_p()
         self._function = function

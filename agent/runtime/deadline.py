@@ -16,6 +16,10 @@ from wasmtime import _ffi as ffi
 
 PERIOD_MS: Final = 5
 IDLE_CHECK_S: Final = 1.0
+_STACK_BYTES: Final = 256 * 1024
+"""Of each of the timer's threads, which would otherwise be as large as the limit on the main thread's stack."""
+_ATTRIBUTES_BYTES: Final = 256
+"""More than a `pthread_attr_t` has anywhere: 56 on x86-64, 64 on AArch64."""
 _SIGEV_THREAD: Final = 2
 _CLOCK_MONOTONIC: Final = 1
 
@@ -136,13 +140,19 @@ def _libc() -> ctypes.CDLL:
 
 
 def _create_timer(engine: Engine) -> ctypes.c_void_p:
+    libc, attributes = _libc(), (ctypes.c_uint64 * (_ATTRIBUTES_BYTES // 8))()
+    libc.pthread_attr_init(attributes)
+    libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(_STACK_BYTES))
     event = _SigEvent(
         value=ctypes.cast(engine.ptr(), ctypes.c_void_p).value,
         notify=_SIGEV_THREAD,
         function=ctypes.cast(ffi.dll.wasmtime_engine_increment_epoch, ctypes.c_void_p).value,
+        attributes=ctypes.addressof(attributes),
     )
     timer = ctypes.c_void_p()
-    if _libc().timer_create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
+    failed = libc.timer_create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer))
+    libc.pthread_attr_destroy(attributes)  # the timer has a copy
+    if failed:
         raise OSError(ctypes.get_errno(), "cannot create the timer that stops models which run too long")
     return timer
 

@@ -7,13 +7,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
+from wasmtime import Func, Instance, Module, Store
 
 from agent.runtime import Caps, LoadedModel, assemble, engine_features, load_model, runtime_name
-from agent.runtime.deadline import PERIOD_MS, ticks_for
+from agent.runtime.call import Call
+from agent.runtime.deadline import PERIOD_MS, Watch, ticks_for
 from agent.runtime.engine import engine_for
-from agent.runtime.errors import DeadlineError
+from agent.runtime.errors import AbiError, DeadlineError
 from protocol.limits import STACK_CLASSES_KIB
 from protocol.tensors import TensorSpec
 
@@ -90,6 +93,20 @@ def test_deadline_fires_while_another_thread_holds_the_interpreter(load: Load) -
     assert cpu_s[0] < 0.25
 
 
+@pytest.mark.parametrize(
+    "signature", ["(param i32 i32)", "(param f64)", "(result i32 i32)", "(param i32) (result i64)"]
+)
+def test_call_with_another_signature_is_refused_by_what_the_engine_says(signature: str) -> None:
+    """The raw slots of a call would not have room for its values: memory of the agent would be overwritten."""
+    clocked = engine_for(64)
+    store, watch = Store(clocked.engine), Watch(clocked.clock)
+    module = Module(clocked.engine, assemble(f'(module (func (export "f") {signature} unreachable))'))
+    function = cast("Func", Instance(store, module, []).exports(store)["f"])
+    with pytest.raises(AbiError, match="expected a function that takes and returns at most one i32"):
+        Call(store, function, watch, 1)
+    watch.close()
+
+
 def test_clock_rests_and_starts_again(load: Load) -> None:
     """A device that infers nothing is not woken, and the next call has a deadline all the same."""
     clock = engine_for(64).clock
@@ -133,3 +150,27 @@ def test_small_stack_limit_of_the_system_does_not_let_a_model_crash_the_process(
     argv = ["/bin/sh", "-c", f'ulimit {limit}; exec "$0" -c "$1"', sys.executable, code]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert (0, expected) == (done.returncode, done.stdout.strip())
+
+
+@pytest.mark.parametrize("level", ["thread", "process"])
+def test_large_stack_limit_of_the_system_does_not_stop_the_clock(level: str, text: Text) -> None:
+    """The clock's threads have small stacks, whatever the limit: larger ones are more than a model's process may take.
+
+    With the clock stopped, the process would be killed, and no layer named.
+    """
+    code = f"""if True:
+        from contextlib import ExitStack
+        from agent.runtime import Caps, ModelError, Zygote, assemble, load_model
+        from protocol.tensors import TensorSpec
+        x = (TensorSpec(name="x", datatype="FP32", shape=(2,)),)
+        with ExitStack() as stack:
+            zygote = stack.enter_context(Zygote()) if {level!r} == "process" else None
+            model = load_model(assemble({text(SPIN)!r}), x, x, Caps(deadline_ms=100), zygote=zygote)
+            try:
+                model.infer([bytes(8)])
+            except ModelError as error:
+                print(type(error).__name__, error.function)
+            model.close()"""
+    argv = ["/bin/sh", "-c", 'ulimit -S -s 262144; exec "$0" -c "$1"', sys.executable, code]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (0, "DeadlineError run") == (done.returncode, done.stdout.strip()), done.stderr

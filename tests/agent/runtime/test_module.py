@@ -35,6 +35,26 @@ def test_declarations_are_read(text: Text) -> None:
     check_abi(facts)
 
 
+HEADER = b"\0asm\x01\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("section", "content"),
+    [
+        (1, b"\x01\x60\x01\x63\x70\x00"),  # a parameter `(ref null func)`
+        (1, b"\x01\x60\x00\x01\x63\x6f"),  # a result `(ref null extern)`
+        (1, b"\x01\x4f\x00\x60\x00\x00"),  # `(sub final (func))`
+        (2, b"\x01\x01a\x01b\x01\x63\x70\x00\x01"),  # a table of `(ref null func)`
+        (2, b"\x01\x01a\x01b\x03\x63\x70\x00"),  # a global of that type
+        (2, b"\x01\x01a\x00\x7f\x01\x01b\x03\x7f\x00"),  # imports that share the name of their module
+    ],
+)
+def test_longer_forms_are_refused_and_not_misread(section: int, content: bytes) -> None:
+    """The engine takes them; whoever passed over them would believe signatures that are not the module's."""
+    with pytest.raises(CompileError, match="expected a module of plain types and imports, got one with the code 0x"):
+        inspect(HEADER + bytes((section, len(content))) + content)
+
+
 def test_every_kind_of_import_and_export_is_read() -> None:
     """Imports shift the indices of functions; exports of every kind have a name for it."""
     facts = inspect(
