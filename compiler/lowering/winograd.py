@@ -36,6 +36,8 @@ _NEAR_BYTES: Final = 1 << 20
 _WORTH: Final = 0.9
 """A scheme whose filters take more memory has to be so much faster than others."""
 _LEAST_SIDE: Final = 4
+_GREATEST_WEIGHT: Final = 1e38
+"""Filters become up to 2.25 times greater, and are to stay finite."""
 _CHANNEL, _ROW, _PIXEL = 1, 2, 3
 
 
@@ -56,8 +58,15 @@ def best_step(operation: ops.Conv, weights: Floats, output: Placement) -> int | 
     """
     out, channels, *taps = weights.shape
     is_plain = (operation.strides, operation.dilations, operation.groups) == ((1, 1), (1, 1), 1)
+    is_safe = np.abs(weights).max(initial=0) < _GREATEST_WEIGHT
     rows, columns = output.shape[_ROW:]
-    if not is_plain or taps != [3, 3] or out % LANES or channels % LANES or min(rows, columns) < _LEAST_SIDE:
+    if (
+        not (is_plain and is_safe)
+        or taps != [3, 3]
+        or out % LANES
+        or channels % LANES
+        or min(rows, columns) < _LEAST_SIDE
+    ):
         return None
     best, least = None, _time(9 * channels * out, rows * columns)
     for step in STEPS:

@@ -117,6 +117,54 @@ def test_the_module_has_the_filters_of_the_chosen_scheme() -> None:
         assert filter_bytes <= compiled.constant_bytes < 1.04 * filter_bytes
 
 
+def valid(filters: Floats, image: Floats) -> Floats:
+    """Return a convolution without padding, as it is compiled, and hold it against onnxruntime unless NaN is in it."""
+    w = ModelWriter()
+    model = w.model(w.node("Conv", w.input("image", image.shape), w.constant(filters)))
+    [got] = run_compiled(compile_model(model), {"image": image})
+    if not np.isnan(got).any():
+        assert_close([got], run_onnxruntime(model, {"image": image}))
+    return got
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("step", "side"), [(4, 20), (2, 10)])
+def test_what_is_not_finite_spoils_its_windows_alone(step: int, side: int, number: float) -> None:
+    """A plain sum is spoiled next to it; here up to `step` pixels away, and no bit changes farther away."""
+    channels, at, rng = 64, side // 2, np.random.default_rng(3)
+    assert step == convolution(side, channels)
+    filters = rng.standard_normal((channels, channels, 3, 3), np.float32)
+    image = rng.standard_normal((1, channels, side + 2, side + 2), np.float32)
+    whole = valid(filters, image)
+    image[0, 5, at + 1, at + 1] = number
+    spoiled = valid(filters, image)
+    same = (whole == spoiled).all((0, 1))
+    rows, columns = np.abs(np.indices((side, side)) - at)
+    assert same[np.maximum(rows, columns) > step].all()
+    assert not np.isfinite(spoiled[:, :, np.maximum(rows, columns) <= 1]).any()
+
+
+@pytest.mark.parametrize(("pixel", "is_finite"), [(1e-30, True), (1e30, True), (1e37, True), (2e37, False)])
+def test_numbers_get_so_great_on_the_way(pixel: float, is_finite: bool) -> None:
+    """A window in which each sign is the worst, at the greatest weights that docs/COMPILER.md allows."""
+    channels, side = 64, 7
+    assert 4 == convolution(side, channels)
+    weight = min(5e35 / channels / pixel, 1e30)
+    signs = np.array([0, -1, -1, 1, 1, 0])
+    image = np.zeros((1, channels, side + 2, side + 2), np.float32)
+    image[..., :6, :6] = np.outer(signs, signs) * pixel
+    filters = np.full((channels, channels, 3, 3), weight, np.float32)
+    assert is_finite == np.isfinite(valid(filters, image)).all()
+
+
+def test_filters_that_would_overflow_stay_as_they_are() -> None:
+    """There is a greater float than any of them, but not than what the scheme makes of them."""
+    filters = np.zeros((64, 64, 3, 3), np.float32)
+    filters[5, 6] = 2e38
+    image = np.random.default_rng(3).uniform(1e-9, 1e-8, (1, 64, 12, 12)).astype(np.float32)
+    assert np.isfinite(valid(filters, image)).all()
+
+
 def spread_out(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
     """Return magnitudes from a thousandth to a thousand."""
     return np.asarray(10 ** rng.uniform(-3, 3, shape), np.float32)
