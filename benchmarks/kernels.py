@@ -14,7 +14,8 @@ import numpy as np
 from compiler.kernels.depthwise import DepthwiseKernel, write_depthwise
 from compiler.kernels.peak import Load, multiply_add_load
 from compiler.kernels.target import Target
-from compiler.kernels.tiles import FLOAT_BYTES, TileKernel, Walk, Window, write_tiles
+from compiler.kernels.tiles import TileKernel, Window, write_tiles
+from compiler.kernels.walk import FLOAT_BYTES, Walk
 from compiler.lowering.tiling import choose_tiling, depthwise_pixels
 from compiler.wasm import PAGE_BYTES, Function, Module, ValueType, i32
 from controller.benching.engines import Run, interleaved, working

@@ -14,7 +14,7 @@ import numpy as np
 from compiler.dtypes import DType
 from compiler.kernels.nest import Pointer, nest
 from compiler.kernels.target import Target
-from compiler.kernels.tiles import LANES, VECTOR_BYTES, Finish, Floats, Walk, overlapping
+from compiler.kernels.walk import LANES, VECTOR_BYTES, Finish, Floats, Walk, overlapping
 from compiler.loops.elements import store_vector
 from compiler.wasm import V128, Function, I32Local, v128
 
@@ -110,5 +110,4 @@ class _DepthwiseWriter:
 
     def _load_extra(self, number: int, pixel: int) -> V128:
         local, walk = self._extras[number]
-        load = v128.load if walk.channel_bytes else v128.load32_splat
-        return load(local, pixel * walk.pixel_bytes)
+        return walk.load(local, pixel * walk.pixel_bytes)

@@ -14,43 +14,25 @@ Rows and columns that do not fill a tile are covered by a last tile that overlap
 values twice; columns that do not even fill one panel are computed beside columns of zeros that are not stored.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from compiler.dtypes import DType
-from compiler.kernels.nest import Pointer, Step, nest
+from compiler.kernels.nest import Pointer, nest
 from compiler.kernels.target import Target
+from compiler.kernels.walk import FLOAT_BYTES, LANES, VECTOR_BYTES, Finish, Floats, Walk, overlapping
 from compiler.loops.elements import store_vector
 from compiler.wasm import V128, Function, I32Local, i8x16, v128
 
 T = TypeVar("T")
-Floats = NDArray[np.float32]
 
-LANES: Final = 4
-FLOAT_BYTES: Final = 4
-VECTOR_BYTES: Final = LANES * FLOAT_BYTES
 DEPTH_STEP: Final = LANES
 _ROWS_AT_ONCE: Final = 2
 _UNROLLED_PRODUCTS: Final = 600
 """A depth of so few products of vectors is written out without a loop."""
-
-Finish = Callable[[V128, Callable[[int], V128]], V128]
-"""Turns a sum into the stored value; the other argument reads extra operand number n at the same place."""
-
-
-class Walk(msgspec.Struct, frozen=True):
-    """How one operand lies in memory, in bytes."""
-
-    pixel_bytes: int
-    """From one pixel to the next."""
-    row_bytes: int
-    """From one row of pixels to the next."""
-    channel_bytes: int = FLOAT_BYTES
-    """From one channel to the next: 4, or 0 when all channels have the same value."""
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -302,7 +284,7 @@ class _TileWriter:
 
     def _load_extra(self, number: int, i: int, j: int) -> V128:
         local, walk = self._extras[number]
-        return _load_along(local, walk, i * walk.pixel_bytes, VECTOR_BYTES * j)
+        return walk.load(local, i * walk.pixel_bytes, VECTOR_BYTES * j)
 
     def _write_finish_loop(self) -> None:
         """Write loops over the sums of a tile that finish one vector at a time."""
@@ -319,7 +301,7 @@ class _TileWriter:
 
         def write_vector(offset: int, count: int) -> None:
             value = v128.load(addresses[0], offset)
-            done = self._finish(value, lambda n: _load_along(addresses[2 + n], walks[2 + n], 0, offset))
+            done = self._finish(value, lambda n: walks[2 + n].load(addresses[2 + n], 0, offset))
             store_vector(f, DType.F32, (addresses[1], offset), done, count)
 
         def write_row() -> None:
@@ -334,19 +316,6 @@ class _TileWriter:
 def _moved(times: int, step_bytes: int) -> int:
     """Return how far a pointer is behind a loop of one dimension; one that runs once moves nothing."""
     return times * step_bytes if times > 1 else 0
-
-
-def _load_along(address: I32Local, walk: Walk, pixel_offset: int, channel_offset: int) -> V128:
-    """Return four neighbouring channels, or one value for all of them."""
-    if walk.channel_bytes:
-        return v128.load(address, pixel_offset + channel_offset)
-    return v128.load32_splat(address, pixel_offset)
-
-
-def overlapping(unit_bytes: int, total: int, tile: int) -> Step:
-    """Return the steps of a pointer along tiles of which the last ends where the whole ends."""
-    rest = total % tile
-    return unit_bytes * tile if rest == 0 else (unit_bytes * tile, unit_bytes * rest)
 
 
 def pack_panels(kernel: TileKernel, b: Floats, bias: Floats) -> Floats:

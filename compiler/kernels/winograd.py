@@ -24,7 +24,7 @@ import numpy as np
 from compiler.dtypes import DType
 from compiler.kernels.nest import Pointer, Step, nest
 from compiler.kernels.target import Target
-from compiler.kernels.tiles import FLOAT_BYTES, LANES, VECTOR_BYTES, Finish, Floats, Walk, overlapping
+from compiler.kernels.walk import FLOAT_BYTES, LANES, VECTOR_BYTES, Finish, Floats, Walk, overlapping
 from compiler.loops.elements import store_vector
 from compiler.wasm import V128, Function, V128Local, f32x4, v128
 
@@ -134,8 +134,7 @@ def write_from_windows(
     def load_extra(row: int, column: int) -> Callable[[int], V128]:
         def load(number: int) -> V128:
             address, walk = others[number]
-            offset = row * walk.row_bytes + column * walk.pixel_bytes
-            return (v128.load if walk.channel_bytes else v128.load32_splat)(address, offset)
+            return walk.load(address, row * walk.row_bytes + column * walk.pixel_bytes)
 
         return load
 

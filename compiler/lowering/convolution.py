@@ -9,7 +9,8 @@ from compiler.errors import InternalError
 from compiler.ir import Node, TensorType
 from compiler.ir import operations as ops
 from compiler.kernels.depthwise import DepthwiseKernel, pack_filters, write_depthwise
-from compiler.kernels.tiles import FLOAT_BYTES, Floats, TileKernel, Walk, Window, pack_panels, write_tiles
+from compiler.kernels.tiles import TileKernel, Window, pack_panels, write_tiles
+from compiler.kernels.walk import FLOAT_BYTES, Floats, Walk
 from compiler.lowering.epilogue import EpilogueKernel, finish_with, is_long, spread_extras, walk
 from compiler.lowering.layout import Layout, channels_last
 from compiler.lowering.lowering import Lowering

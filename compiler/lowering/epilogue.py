@@ -8,7 +8,7 @@ import msgspec
 from compiler.formula import Formula
 from compiler.formula.vector import FUNCTIONS, is_vectorizable, write_vectors
 from compiler.kernels.target import Target
-from compiler.kernels.tiles import FLOAT_BYTES, Finish, Walk
+from compiler.kernels.walk import FLOAT_BYTES, Finish, Walk
 from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement, broadcast
 from compiler.wasm import V128, Function

@@ -11,7 +11,8 @@ from compiler.formula import Formula, identity
 from compiler.ir import Node, TensorType
 from compiler.ir import operations as ops
 from compiler.kernels.nest import Pointer, nest
-from compiler.kernels.tiles import TileKernel, Walk, Window, pack_panels, write_tiles
+from compiler.kernels.tiles import TileKernel, Window, pack_panels, write_tiles
+from compiler.kernels.walk import Walk
 from compiler.lowering.epilogue import EpilogueKernel, finish_with, is_long, spread_extras, walk
 from compiler.lowering.layout import Layout
 from compiler.lowering.lowering import Lowering

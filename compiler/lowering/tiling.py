@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from compiler.kernels.tiles import LANES, VECTOR_BYTES
+from compiler.kernels.walk import LANES, VECTOR_BYTES
 
 _CACHE_BYTES: Final = 256 * 1024
 """What a cache of the second level keeps while other operands pass by."""

@@ -10,7 +10,8 @@ import numpy as np
 from compiler.dtypes import DType
 from compiler.formula import identity
 from compiler.ir import operations as ops
-from compiler.kernels.tiles import FLOAT_BYTES, LANES, Floats, TileKernel, Walk, Window, pack_panels, write_tiles
+from compiler.kernels.tiles import TileKernel, Window, pack_panels, write_tiles
+from compiler.kernels.walk import FLOAT_BYTES, LANES, Floats, Walk
 from compiler.kernels.winograd import (
     STEPS,
     WindowsKernel,

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from agent.runtime.instance import Caps, load_model
 from compiler.kernels.target import Target
-from compiler.kernels.tiles import TileKernel, Walk, Window, pack_panels, write_tiles
+from compiler.kernels.tiles import TileKernel, Window, pack_panels, write_tiles
+from compiler.kernels.walk import Walk
 from compiler.lowering.tiling import choose_tiling
 from compiler.wasm import PAGE_BYTES, Module, ValueType, f32x4, i32
 from protocol.tensors import TensorSpec

@@ -2,7 +2,7 @@
 
 import pytest
 
-from compiler.kernels.tiles import VECTOR_BYTES
+from compiler.kernels.walk import VECTOR_BYTES
 from compiler.lowering.tiling import choose_tiling
 
 

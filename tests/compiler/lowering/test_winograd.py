@@ -9,7 +9,7 @@ from compiler import CompileOptions, Target, compile_model
 from compiler.dtypes import DType
 from compiler.formula import identity
 from compiler.ir import operations as ops
-from compiler.kernels.tiles import Floats
+from compiler.kernels.walk import Floats
 from compiler.lowering import winograd
 from compiler.lowering.placement import dense
 from tests.compiler.execution import assert_close, run_compiled
