@@ -92,6 +92,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """The policy changed while a repair was made: if it fails, it is tried again at once."""
     trouble: Reason | None = None
     """Why a release that was committed is not served any more."""
+    unserved: Installed | None = None
+    """That release, while the assignment wants it. Its files stay: what it lacks may come back without a network."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +129,7 @@ def references(state: State) -> frozenset[Digest]:
     keep: set[Digest] = set()
     for model in state.models.values():
         current = model.current
-        for installed in (model.active, model.previous, current.candidate if current else None):
+        for installed in (model.active, model.previous, model.unserved, current.candidate if current else None):
             if installed:
                 keep.update(file.digest for file in installed.files)
         if current and current.goal.manifest:

@@ -106,7 +106,7 @@ def _on_assignment(turn: Turn, event: AssignmentAccepted) -> None:
     old = turn.model.goal
     turn.model = replace(turn.model, goal=None if goal and goal.deployment_id in event.canceled else goal)
     if old and (goal is None or goal.deployment_id != old.deployment_id):
-        turn.model = replace(turn.model, failed_repairs=0, repair_at_ms=0)
+        turn.model = replace(turn.model, failed_repairs=0, repair_at_ms=0, unserved=None)
     canceled = Reason.of("canceled", "the operator canceled the deployment")
     if current and current.goal.deployment_id in event.canceled and current.state not in ACTIVATED:
         turn.settle("canceled", reason=canceled)
@@ -156,8 +156,8 @@ def _on_stopping(turn: Turn, _: Stopping) -> None:
 
 
 def _on_squeezed(turn: Turn, _: Squeezed) -> None:
-    if turn.model.previous:
-        turn.model = replace(turn.model, previous=None)
+    if turn.model.previous or turn.model.unserved:
+        turn.model = replace(turn.model, previous=None, unserved=None)
         turn.actions.append(Collect())
 
 
@@ -289,7 +289,9 @@ def _on_load_failed(turn: Turn, event: LoadFailed) -> None:
     broken = turn.model.active
     if broken is None or broken.version != event.version:
         return
-    turn.model = replace(turn.model, active=turn.model.previous, previous=None, trouble=event.reason)
+    goal = turn.model.goal
+    unserved = broken if goal and goal.manifest == broken.manifest else turn.model.unserved
+    turn.model = replace(turn.model, active=turn.model.previous, previous=None, trouble=event.reason, unserved=unserved)
     current = turn.model.current
     if turn.model.active:
         turn.actions.append(Load(model=turn.name, installed=turn.model.active))

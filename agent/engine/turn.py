@@ -90,7 +90,7 @@ class Turn:
             self.settled = (*others, ended)[-MAX_SETTLED:]
             self.model = replace(self.model, failed_repairs=0, repair_at_ms=0, is_repair_outdated=False)
         if state in GOOD_ENDS:
-            self.model = replace(self.model, trouble=None)
+            self.model = replace(self.model, trouble=None, unserved=None)
         goal = self.model.goal
         if goal and goal.deployment_id == ended.deployment_id and not current.is_repair:
             self.model = replace(self.model, goal=replace(goal, is_open=False))  # this receipt is the answer

@@ -1,6 +1,7 @@
 """The owner of a device lowers its policy: what is installed obeys it too, with a reason, and never by a crash loop."""
 
 import math
+import re
 import signal
 import struct
 import threading
@@ -27,6 +28,12 @@ LARGE = bundle("1.1.0", 2, factor=3.0, padding_bytes=2 * PAGE)
 
 def allow(agent: Agent, memory_bytes: int) -> None:
     (agent.state_dir / "policy.toml").write_text(f"max_model_memory_bytes = {memory_bytes}")
+
+
+def cut_off(agent: Agent) -> None:
+    """Give the device, which is stopped, a broker that nobody can reach."""
+    enrollment = agent.state_dir / "identity/enrollment.json"
+    enrollment.write_text(re.sub(r"127.0.0.1:\d+", "127.0.0.1:1", enrollment.read_text()))
 
 
 def by_restart(agent: Agent) -> None:
@@ -88,6 +95,23 @@ def test_release_without_one_before_is_stopped(agent: Agent, backend: Backend, a
     wait_for("nothing answers", lambda: is_answered_by(agent, "none"), agent.log)
     wait_for("the reason", lambda: trouble(agent) == "contract_exceeds_device", agent.log)
     assert agent.process.poll() is None
+    allow(agent, 3 * PAGE)
+    apply(agent)
+    wait_for("it answers again", lambda: is_answered_by(agent, "1.1.0"), agent.log)
+
+
+@pytest.mark.parametrize("apply", [by_restart, by_signal])
+def test_release_comes_back_without_a_network(agent: Agent, backend: Backend, apply: Callable[[Agent], None]) -> None:
+    """A limit that was lowered by mistake costs a device nothing that it could not get again."""
+    install(agent, backend, LARGE)
+    assert 0 == agent.stop()
+    cut_off(agent)
+    agent.start()
+    agent.wait_serving()
+    allow(agent, PAGE)
+    apply(agent)
+    wait_for("nothing answers", lambda: is_answered_by(agent, "none"), agent.log)
+    wait_for("the repair failed", lambda: "does not fit" in str(agent.status()["problems"]), agent.log)
     allow(agent, 3 * PAGE)
     apply(agent)
     wait_for("it answers again", lambda: is_answered_by(agent, "1.1.0"), agent.log)

@@ -379,6 +379,41 @@ def test_previous_releases_make_way_for_a_download_without_room() -> None:
     assert () == world.feed(events.Squeezed())
 
 
+def test_files_of_a_release_that_is_not_served_stay_while_it_is_wanted() -> None:
+    """What it lacked, such as memory or a limit, may come back where no network is; another goal lets them go."""
+    world = installed("1.0.0", "1.1.0")
+    both = references(world.state)
+    world.restart()
+    load = world.pending.pop(0)
+    assert isinstance(load, actions.Load)
+    world.do(bad_answers(load))
+    assert both == references(world.state)
+    world.do([bad_answers(a)[0] for a in world.pending if isinstance(a, actions.Download)])
+    assert world.state.models["m"].repair_at_ms
+    assert both == references(world.state)
+    world.restart()
+    world.pending = [a for a in world.pending if not isinstance(a, actions.Load)]
+    world.run_well()
+    assert (SlotReport(model="m", active="1.1.0", previous="1.0.0"),) == slots(world.state)
+    assert both == references(world.state)
+    world.restart()
+    world.do(bad_answers(world.pending.pop(0)))
+    world.feed(accepted(9, m=goal("d9", "2.0.0")))
+    world.run_well()
+    kept = {file(f"{kind} {v}").digest for kind in ("manifest", "module", "vectors") for v in ("1.0.0", "2.0.0")}
+    assert kept == references(world.state)
+
+
+def test_release_that_is_not_served_makes_way_for_a_download_without_room() -> None:
+    """What runs, and what is to run, counts more."""
+    world = installed("1.0.0")
+    world.restart()
+    world.do(bad_answers(world.pending.pop(0)))
+    assert file("module 1.0.0").digest in references(world.state)
+    assert actions.Collect() in world.feed(events.Squeezed())
+    assert file("module 1.0.0").digest not in references(world.state)
+
+
 def test_files_are_collected_after_every_download_has_begun() -> None:
     """At a start the idle model's clean-up must not take what the other model's download has on the disk."""
     world = World()
