@@ -161,7 +161,8 @@ class Daemon:
     def _problems(self) -> dict[str, Reason]:
         memory = {"memory": self._store.problem} if self._store.problem else {}
         models = {f"model/{name}": reason for name, reason in troubles(self._core.state).items()}
-        return {**self._documents.problems, **models, **memory}
+        ports = {f"local_api/{at}": Reason.of("bad_listener", why) for at, why in self._service.problems.items()}
+        return {**self._documents.problems, **models, **memory, **ports}
 
     # --- the main loop
 

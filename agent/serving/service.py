@@ -15,7 +15,7 @@ from agent.host import ModelHost
 from agent.runtime import processors
 from agent.serving.connection import BUSY, Conversation
 from agent.serving.gate import Gate
-from agent.serving.listeners import Listener
+from agent.serving.listeners import Listener, ListenerError
 from agent.serving.routes import Reply, Request, Routes
 
 MAX_CONNECTIONS: Final = 64
@@ -26,6 +26,8 @@ SHORTAGE_PAUSE_S: Final = 0.2
 """How long to wait for file descriptors or threads to become free again."""
 MIN_IDLE_S: Final = 1.0
 """How long a kept connection may rest before it makes room for a new one, when all places are taken."""
+RETRY_S: Final = 5.0
+"""How long to wait before a listener that could not be opened is tried again."""
 BUSY_TIMEOUT_S: Final = 1.0
 """How long one that is turned away may take to hear it."""
 
@@ -47,7 +49,8 @@ class LocalService:
         self._listeners = listeners
         self._max_connections = max_connections
         self._routes = Routes(host, status, version("wasmfleet"), gate)
-        self._sockets: list[socket.socket] = []
+        self._sockets: dict[Listener, socket.socket] = {}
+        self._refused: dict[Listener, str] = {}
         self._acceptors: list[threading.Thread] = []
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -57,37 +60,41 @@ class LocalService:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where callers come in."""
-        return tuple(listener.address for listener in self._listeners)
+        return tuple(listener.address for listener in self._listeners if listener in self._sockets)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Where callers cannot come in now, and why."""
+        return {listener.address: why for listener, why in self._refused.copy().items()}
 
     def answer(self, request: Request) -> Reply:
         """Return the reply to a request that came by another way than a socket; the same bounds hold."""
         return self._routes.answer(request)
 
     def start(self) -> None:
-        """Begin to serve; raises ListenerError or OSError when that cannot be, and then serves nowhere."""
-        try:
-            for listener in self._listeners:
-                self._sockets.append(listener.open())
-        except BaseException:
-            self.close()
-            raise
-        for accepting in self._sockets:
-            thread = threading.Thread(target=self._accept, args=(accepting,), name="local-service", daemon=True)
+        """Begin to serve; raises ListenerError or OSError when the first listener cannot be opened.
+
+        The others are tried again and again: any program of the device may have taken their ports.
+        """
+        self._sockets[self._listeners[0]] = self._listeners[0].open()
+        for listener in self._listeners:
+            opened = self._open(listener)
+            thread = threading.Thread(target=self._offer, args=(listener, opened), name="local-service", daemon=True)
             self._acceptors.append(thread)
             thread.start()
 
     def close(self) -> None:
         """Refuse new requests, let running ones end, go away. Closing twice does nothing."""
-        sockets, self._sockets = self._sockets, []
-        for listener, _ in zip(self._listeners, sockets, strict=False):
+        with self._lock:
+            self._closing.set()
+            sockets, self._sockets = self._sockets, {}
+        for listener, accepting in sockets.items():
             listener.removed()
-        self._closing.set()
-        for accepting in sockets:
             with contextlib.suppress(OSError):
                 accepting.shutdown(socket.SHUT_RDWR)  # wakes `accept`
         for thread in self._acceptors:
             thread.join()
-        for accepting in sockets:
+        for accepting in sockets.values():
             accepting.close()
         with self._lock:
             conversations = dict(self._conversations)
@@ -99,6 +106,32 @@ class LocalService:
                 with contextlib.suppress(OSError):  # it ended by itself
                     conversation.connection.shutdown(socket.SHUT_RDWR)
         _join(conversations.values(), GRACE_S)
+
+    def _open(self, listener: Listener) -> socket.socket | None:
+        """Return the socket of `listener`, or None when it cannot be had now, with the reason in `problems`."""
+        if (opened := self._sockets.get(listener)) is not None:
+            return opened
+        try:
+            opened = listener.open()
+        except (ListenerError, OSError) as error:
+            if self._refused.get(listener) != str(error):
+                _log.error("%s; the rest of the agent runs, this is tried again", error)
+            self._refused[listener] = str(error)
+            return None
+        self._refused.pop(listener, None)
+        with self._lock:
+            if self._closing.is_set():
+                opened.close()
+                return None
+            self._sockets[listener] = opened
+        return opened
+
+    def _offer(self, listener: Listener, opened: socket.socket | None) -> None:
+        while opened is None:
+            if self._closing.wait(RETRY_S):
+                return
+            opened = self._open(listener)
+        self._accept(opened)
 
     def _accept(self, accepting: socket.socket) -> None:
         while not self._closing.is_set():
