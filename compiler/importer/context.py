@@ -96,6 +96,16 @@ class NodeContext:
             if self.has(position) and self.dtype(position) is not DType.F32:
                 raise NotConvertibleError(f"it is implemented for float32, not for {self.dtype(position).value}")
 
+    def require_finite(self) -> None:
+        """Refuse constants with NaN or infinity, for operators that add up products: nothing else comes of those."""
+        for position in range(self.count):
+            numbers = self.graph.value_of(self[position]) if self.has(position) else None
+            if numbers is not None and numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+                raise NotConvertibleError(
+                    f"its weights {self.node.input[position]!r} hold NaN or infinity, so its results would: "
+                    "the training diverged"
+                )
+
     def constant(self, position: int) -> Array:
         """Return the numbers of an input that has to be constant."""
         array = self.graph.value_of(self[position])

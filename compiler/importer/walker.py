@@ -7,7 +7,6 @@ without a converter that ONNX defines by other operators is replaced by those.
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 from onnx import (
     GraphProto,
     NodeProto,
@@ -48,10 +47,6 @@ _MISFITS: Final = (
     checker.ValidationError,
 )
 """What a converter raises for a node whose attributes do not fit its inputs, as no check of the file finds out."""
-_WEIGHTED: Final = frozenset(
-    {"BatchNormalization", "Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "LayerNormalization", "MatMul", "RNN"}
-)
-"""Operators that add up what they make of their weights: one number that is none spoils what it is added to."""
 _ELEMENT_TYPES: Final = {dtype: number for number, dtype in ONNX_TYPES.items() if number not in HALVES}
 
 
@@ -182,7 +177,6 @@ class Walker:
         before = self._builder.node_count
         try:
             self._check_types(node, domain, version, inputs)
-            self._check_weights(node, inputs)
             if (domain, node.op_type) in CONVERTERS:
                 context = NodeContext(node, version, inputs, self._builder, _Bodies(self, scope))
                 CONVERTERS[domain, node.op_type](context)
@@ -208,17 +202,6 @@ class Walker:
             if value is not None and _type_text(self._builder.type(value).dtype) not in allowed:
                 raise NotConvertibleError(
                     f"input {position} is {self._builder.type(value).dtype.value}, for which it is not defined"
-                )
-
-    def _check_weights(self, node: NodeProto, inputs: Sequence[str | None]) -> None:
-        """Refuse weights that make every answer NaN."""
-        if node.op_type not in _WEIGHTED:
-            return
-        for name, value in zip(node.input, inputs, strict=True):
-            numbers = None if value is None else self._builder.value_of(value)
-            if numbers is not None and numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-                raise NotConvertibleError(
-                    f"its weights {name!r} hold NaN or infinity, so its results would: the training diverged"
                 )
 
     def _expand(self, node: NodeProto, scope: Scope, versions: dict[str, int], depth: int) -> None:

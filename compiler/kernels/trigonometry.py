@@ -118,13 +118,17 @@ def _reduce(f: Function, x: V128) -> tuple[V128Local, V128Local]:
         rests.append(f32x4.demote_f64x2_zero(rest))
         numbers.append(i32x4.trunc_sat_f64x2_s_zero(multiple))
     rest, number = f.v128(), f.v128()
-    rest.set(i8x16.shuffle_words(rests[0], rests[1], (0, 1, 4, 5)))
+    shuffled = i8x16.shuffle_words(rests[0], rests[1], (0, 1, 4, 5))
+    # Of angles that are too large nothing is left of the rest: it must not leave the range of the polynomials.
+    rest.set(f32x4.max_(f32x4.min_(shuffled, f32x4.const(_MOST)), f32x4.const(-_MOST)))
     number.set(i8x16.shuffle_words(numbers[0], numbers[1], (0, 1, 4, 5)))
     return rest, number
 
 
 _HALF_PI_HIGH: Final = 1.5707963109016418
 """pi/2 with 26 bits, so that its product with a number of 27 bits is exact."""
+_MOST: Final = 0.79
+"""A little more than pi/4, for roundings."""
 _HALF_PI_LOW: Final = 1.5893254773528196e-08
 
 

@@ -102,10 +102,11 @@ def native(model: bytes, inputs: "Inputs") -> Run:
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        halves = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}  # 32 bits wide in a module
+        feeds: dict[str, Any] = {name: a.astype("float16") if name in halves else a for name, a in inputs.items()}
+        session.run(None, feeds)
     except Exception as error:  # its errors have no root of their own
-        raise PeerError(f"onnxruntime does not take the model: {str(error)[:300]}") from error
-    halves = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}  # 32 bits wide in a module
-    feeds: dict[str, Any] = {name: a.astype("float16") if name in halves else a for name, a in inputs.items()}
+        raise PeerError(f"onnxruntime does not run the model: {str(error)[:300]}") from error
     return timed(lambda: session.run(None, feeds))
 
 

@@ -13,9 +13,39 @@ _SELU_ALPHA: Final = 1.67326319217681884765625
 _SELU_GAMMA: Final = 1.05070102214813232421875
 
 
-def _elu(n: NodeContext) -> Callable[[Term], Term]:
-    alpha = n.number("alpha", 1.0)
-    return lambda x: (x < 0).choose((x.apply("exp") - 1) * alpha, x)
+def relu(x: Term) -> Term:
+    """Return x above 0, and 0 below."""
+    return x.apply("at_least", 0)
+
+
+def elu(x: Term, alpha: float) -> Term:
+    """Return x above 0; below, a power that falls to -alpha."""
+    return (x < 0).choose((x.apply("exp") - 1) * alpha, x)
+
+
+def leaky_relu(x: Term, alpha: float) -> Term:
+    """Return x above 0; below, a share of it."""
+    return (x < 0).choose(x * alpha, x)
+
+
+def thresholded_relu(x: Term, alpha: float) -> Term:
+    """Return x above alpha, and 0 below."""
+    return (x > alpha).choose(x, 0)
+
+
+def hard_sigmoid(x: Term, alpha: float, beta: float) -> Term:
+    """Return a line between 0 and 1."""
+    return (x * alpha + beta).apply("at_least", 0).apply("at_most", 1)
+
+
+def softsign(x: Term) -> Term:
+    """Return x / (1 + |x|)."""
+    return x / (x.apply("abs") + 1)
+
+
+def softplus(x: Term) -> Term:
+    """Return log(1 + e**x), without the overflow of the power."""
+    return ((-x.apply("abs")).apply("exp") + 1).apply("log") + x.apply("at_least", 0)
 
 
 def _celu(n: NodeContext) -> Callable[[Term], Term]:
@@ -30,7 +60,7 @@ def _selu(n: NodeContext) -> Callable[[Term], Term]:
 
 def _hard_sigmoid(n: NodeContext) -> Callable[[Term], Term]:
     alpha, beta = n.number("alpha", 0.2), n.number("beta", 0.5)
-    return lambda x: (x * alpha + beta).apply("at_least", 0).apply("at_most", 1)
+    return lambda x: hard_sigmoid(x, alpha, beta)
 
 
 def _gelu(n: NodeContext) -> Callable[[Term], Term]:
@@ -38,11 +68,6 @@ def _gelu(n: NodeContext) -> Callable[[Term], Term]:
         scale = math.sqrt(2 / math.pi)
         return lambda x: x * 0.5 * (((x + x * x * x * 0.044715) * scale).apply("tanh") + 1)
     return lambda x: x * 0.5 * ((x * math.sqrt(0.5)).apply("erf") + 1)
-
-
-def softplus(x: Term) -> Term:
-    """log(1 + e**x), without the overflow of the power."""
-    return ((-x.apply("abs")).apply("exp") + 1).apply("log") + x.apply("at_least", 0)
 
 
 def _shrink(n: NodeContext) -> Callable[[Term], Term]:
@@ -55,31 +80,28 @@ def _swish(n: NodeContext) -> Callable[[Term], Term]:
     return lambda x: x * (x * alpha).apply("sigmoid")
 
 
-def _leaky(n: NodeContext) -> Callable[[Term], Term]:
-    alpha = n.number("alpha", 0.01)
-    return lambda x: (x < 0).choose(x * alpha, x)
-
-
-def _thresholded(n: NodeContext) -> Callable[[Term], Term]:
-    alpha = n.number("alpha", 1.0)
-    return lambda x: (x > alpha).choose(x, 0)
+def _of_alpha(
+    function: Callable[[Term, float], Term], default: float
+) -> Callable[[NodeContext], Callable[[Term], Term]]:
+    """Return an activation whose one attribute is alpha."""
+    return lambda n: lambda x: function(x, n.number("alpha", default))
 
 
 _FORMULAS: Final[dict[str, Callable[[NodeContext], Callable[[Term], Term]]]] = {
     "Celu": _celu,
-    "Elu": _elu,
+    "Elu": _of_alpha(elu, 1.0),
     "Gelu": _gelu,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": lambda _: lambda x: x * (x * (1 / 6) + 0.5).apply("at_least", 0).apply("at_most", 1),
-    "LeakyRelu": _leaky,
+    "LeakyRelu": _of_alpha(leaky_relu, 0.01),
     "Mish": lambda _: lambda x: x * softplus(x).apply("tanh"),
-    "Relu": lambda _: lambda x: x.apply("at_least", 0),
+    "Relu": lambda _: relu,
     "Selu": _selu,
     "Shrink": _shrink,
     "Softplus": lambda _: softplus,
-    "Softsign": lambda _: lambda x: x / (x.apply("abs") + 1),
+    "Softsign": lambda _: softsign,
     "Swish": _swish,
-    "ThresholdedRelu": _thresholded,
+    "ThresholdedRelu": _of_alpha(thresholded_relu, 1.0),
 }
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from compiler.dtypes import DType
 from compiler.formula import Term
 from compiler.importer.context import NodeContext
 from compiler.importer.registry import CONVERTERS, operator
@@ -84,7 +85,9 @@ def mean(n: NodeContext) -> None:
 @operator("Pow")
 def power(n: NodeContext) -> None:
     """Small constant exponents are products and roots; the exponent may be of another type than the base."""
-    base, exponent = n[0], n.graph.cast(n.dtype(0), n[1]) if n.dtype(0).is_float else n[1]
+    base = n[0]
+    if n.dtype(1).is_float and not n.dtype(0).is_float:
+        return n.set(n.map(_whole_power, base, n.graph.cast(DType.F32, n[1])))
     if n.is_constant(1) and n.constant(1).size == 1 and n.dtype(0).is_float and n.constant(1).ndim <= n.type(0).rank:
         match float(n.scalar(1)):
             case 2.0:
@@ -95,9 +98,14 @@ def power(n: NodeContext) -> None:
                 return n.set(base)
             case 0.5:
                 return n.set(n.graph.apply("sqrt", base))
-    if n.graph.type(exponent).dtype is not n.dtype(0):
-        exponent = n.graph.cast(n.dtype(0), exponent)
-    return n.set(n.graph.apply("pow", base, exponent))
+    return n.set(n.graph.apply("pow", base, n.graph.cast(n.dtype(0), n[1])))
+
+
+def _whole_power(base: Term, exponent: Term) -> Term:
+    """Return a power of a whole number, cut off to one: exact for whole exponents, else of the 32-bit float."""
+    exact = base.apply("pow", exponent.cast(base.dtype))
+    between = base.cast(DType.F32).apply("pow", exponent).cast(base.dtype)
+    return exponent.apply("floor").apply("eq", exponent).choose(exact, between)
 
 
 def _floor_mod(x: Term, y: Term) -> Term:
@@ -159,7 +167,8 @@ def identity(n: NodeContext) -> None:
         raise n.refuse("a dropout in training mode is random")
     n.set(n[0])
     if len(n.node.output) > 1:
-        n.set(n[0], n.graph.constant(np.ones(n.shape(), bool)))
+        # Before opset 10 the mask has the type of the input, and before opset 12 it is only meant for training.
+        n.set(n[0], n.graph.constant(np.full(n.shape(), n.opset >= 12, n.dtype().numpy if n.opset < 10 else bool)))
 
 
 @operator("IsInf")

@@ -42,12 +42,14 @@ def multiply(n: NodeContext, a: str, b: str) -> str:
 @operator("MatMul")
 def matmul(n: NodeContext) -> None:
     """As numpy's."""
+    n.require_finite()
     n.set(multiply(n, n[0], n[1]))
 
 
 @operator("Gemm")
 def gemm(n: NodeContext) -> None:
     """A product of two matrices, each of which may be transposed, and a sum."""
+    n.require_finite()
     g = n.graph
     a = g.transpose(n[0], (1, 0)) if n.integer("transA", 0) else n[0]
     b = g.transpose(n[1], (1, 0)) if n.integer("transB", 0) else n[1]
@@ -84,6 +86,7 @@ def padding(
 @operator("Conv")
 def conv(n: NodeContext) -> None:
     """A convolution of floats."""
+    n.require_finite()
     n.require_float()
     bias = n[2] if n.has(2) else n.graph.constant(np.zeros(n.shape(1)[0], np.float32))
     n.set(convolve(n, n[0], n[1], bias))
@@ -149,6 +152,7 @@ def _sum_over_windows(
 @operator("BatchNormalization")
 def batch_normalization(n: NodeContext) -> None:
     """A scale and a shift for each channel, from the statistics of training."""
+    n.require_finite()
     if n.integer("training_mode", 0) or any(n.node.output[1:]):
         raise n.refuse("it is in training mode: export the model for inference")
     n.require_float()

@@ -9,6 +9,15 @@ import numpy as np
 from compiler.dtypes import DType
 from compiler.formula import Term, formula_of
 from compiler.importer.context import NodeContext
+from compiler.importer.operators.activation import (
+    elu,
+    hard_sigmoid,
+    leaky_relu,
+    relu,
+    softplus,
+    softsign,
+    thresholded_relu,
+)
 from compiler.importer.operators.indexing import reversed_starts
 from compiler.importer.operators.linear import multiply
 from compiler.importer.registry import operator
@@ -18,37 +27,40 @@ from compiler.ir import operations as ops
 Activation = Callable[[Term], Term]
 
 
-def _affine(alpha: float, beta: float) -> Activation:
-    return lambda x: x * alpha + beta
+_ACTIVATIONS: Final[dict[str, tuple[Callable[..., Term], tuple[float | None, ...]]]] = {
+    "affine": (lambda x, alpha, beta: x * alpha + beta, (1.0, 0.0)),
+    "elu": (elu, (1.0,)),
+    "hardsigmoid": (hard_sigmoid, (0.2, 0.5)),
+    "leakyrelu": (leaky_relu, (0.01,)),
+    "relu": (relu, ()),
+    "scaledtanh": (lambda x, alpha, beta: (x * beta).apply("tanh") * alpha, (None, None)),
+    "sigmoid": (lambda x: x.apply("sigmoid"), ()),
+    "softplus": (softplus, ()),
+    "softsign": (softsign, ()),
+    "tanh": (lambda x: x.apply("tanh"), ()),
+    "thresholdedrelu": (thresholded_relu, (1.0,)),
+}
+"""By name, with the defaults of the numbers that each takes: its alpha, then its beta."""
 
 
-def _activation(name: str, alpha: float | None, beta: float | None) -> Activation | None:
-    """Return an activation function by its name, with its defaults."""
-    a, b = alpha, beta
-    match name.lower():
-        case "sigmoid" | "tanh":
-            return lambda x: x.apply(name.lower())
-        case "relu":
-            return lambda x: x.apply("at_least", 0)
-        case "affine":
-            return _affine(1.0 if a is None else a, 0.0 if b is None else b)
-        case "leakyrelu":
-            return lambda x: (x < 0).choose(x * (0.01 if a is None else a), x)
-        case "thresholdedrelu":
-            return lambda x: (x > (1.0 if a is None else a)).choose(x, 0)
-        case "scaledtanh":
-            return lambda x: (x * (1.0 if b is None else b)).apply("tanh") * (1.0 if a is None else a)
-        case "hardsigmoid":
-            return lambda x: (
-                (x * (0.2 if a is None else a) + (0.5 if b is None else b)).apply("at_least", 0).apply("at_most", 1)
-            )
-        case "elu":
-            return lambda x: (x < 0).choose((x.apply("exp") - 1) * (1.0 if a is None else a), x)
-        case "softsign":
-            return lambda x: x / (x.apply("abs") + 1)
-        case "softplus":
-            return lambda x: ((-x.apply("abs")).apply("exp") + 1).apply("log") + x.apply("at_least", 0)
-    return None
+def _bound(function: Callable[..., Term], numbers: Sequence[float]) -> Activation:
+    return lambda x: function(x, *numbers)
+
+
+def _activations(n: NodeContext, names: Sequence[str]) -> list[Activation]:
+    """Return functions by their names; each that takes numbers takes the next of the attributes that list them."""
+    given = [iter(n.attribute(f"activation_{which}") or ()) for which in ("alpha", "beta")]
+    functions = []
+    for name in names:
+        if name.lower() not in _ACTIVATIONS:
+            raise n.refuse(f"the activation {name} is not implemented")
+        function, defaults = _ACTIVATIONS[name.lower()]
+        taken = [next(values, default) for values, default in zip(given, defaults, strict=False)]
+        numbers = [number for number in taken if number is not None]
+        if len(numbers) < len(defaults):
+            raise n.refuse(f"the activation {name} has no alpha or no beta, and no defaults")
+        functions.append(_bound(function, numbers))
+    return functions
 
 
 class _Kind(msgspec.Struct, frozen=True):
@@ -81,6 +93,11 @@ class _Layer:
         self.hidden = n.shape(2)[2]
         self.clip = n.attribute("clip")
         self.lengths = self._lengths()
+        names = n.attribute("activations")
+        every = self.kind.activations * len(self.directions) if names is None else [a.decode() for a in names]
+        if len(every) != len(self.kind.activations) * len(self.directions):
+            raise n.refuse(f"{len(every)} activations do not fit {len(self.directions)} directions")
+        self._activations = _activations(n, every)
 
     def _lengths(self) -> str | None:
         """Return the length of each sequence, or None when all are as long as the input."""
@@ -91,18 +108,8 @@ class _Layer:
 
     def activations(self, direction: int) -> list[Activation]:
         """Return the activation functions of one direction."""
-        n, count = self.n, len(self.kind.activations)
-        names = n.attribute("activations") or [a.encode() for a in self.kind.activations * len(self.directions)]
-        alphas, betas = (list(n.attribute(f"activation_{k}") or []) for k in ("alpha", "beta"))
-        functions = []
-        for position in range(direction * count, (direction + 1) * count):
-            name = names[position].decode()
-            alpha, beta = (values[position] if position < len(values) else None for values in (alphas, betas))
-            function = _activation(name, alpha, beta)
-            if function is None:
-                raise n.refuse(f"the activation {name} is not implemented")
-            functions.append(function)
-        return functions
+        count = len(self.kind.activations)
+        return self._activations[direction * count : (direction + 1) * count]
 
     def part(self, position: int, direction: int) -> str | None:
         """Return one direction of an input, without the dimension of directions."""
@@ -255,6 +262,7 @@ _CELLS: Final = {"RNN": _rnn, "GRU": _gru, "LSTM": _lstm}
 @operator("RNN", "GRU", "LSTM")
 def recurrent(n: NodeContext) -> None:
     """In one direction or in both, for sequences of one length or of several."""
+    n.require_finite()
     n.require_float(0, 1, 2)
     layer = _Layer(n)
     g = n.graph

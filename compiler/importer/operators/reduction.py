@@ -98,6 +98,7 @@ def mean_of(n: NodeContext, value: str, axes: list[int], element: Callable[..., 
 @operator("LayerNormalization")
 def layer_normalization(n: NodeContext) -> None:
     """Mean 0 and variance 1 over the last axes, then scale and bias."""
+    n.require_finite()
     n.require_float(0)
     rank = n.type().rank
     axes = list(range(n.axis(n.integer("axis", -1), rank), rank))

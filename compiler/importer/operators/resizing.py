@@ -42,6 +42,8 @@ class _Line(msgspec.Struct, frozen=True):
 def resize(n: NodeContext) -> None:
     """By nearest neighbours, linear or cubic interpolation."""
     lines, settings = _lines(n), _settings(n)
+    if any(line.output < 1 for line in lines):
+        raise n.refuse(f"its result would have the shape {[line.output for line in lines]}: nothing is left of a side")
     value = n[0]
     is_between = settings.mode != "nearest" and not n.dtype().is_float
     if is_between:
@@ -68,7 +70,7 @@ def _settings(n: NodeContext) -> _Settings:
     return _Settings(
         mode=n.attribute("mode", "nearest"),
         coordinates="asymmetric" if is_old else n.attribute("coordinate_transformation_mode", "half_pixel"),
-        nearest="floor" if is_old else n.attribute("nearest_mode", "round_prefer_floor"),
+        nearest="outwards" if is_old else n.attribute("nearest_mode", "round_prefer_floor"),
         cubic=n.number("cubic_coeff_a", -0.75),
         excludes_outside=bool(n.integer("exclude_outside", 0)),
         antialias=bool(n.integer("antialias", 0)),
@@ -136,7 +138,10 @@ _NEAREST: Final[dict[str, Callable[[Numbers], Numbers]]] = {
 def _taps(positions: Numbers, line: _Line, settings: _Settings) -> tuple[Places, Numbers]:
     """Return for each output the inputs that it is made of, and how much of each."""
     if settings.mode == "nearest":
-        places = _NEAREST[settings.nearest](positions).astype(np.int64)[:, None]
+        nearest = settings.nearest
+        if nearest == "outwards":  # before there was an attribute
+            nearest = "ceil" if line.scale < 1 else "floor"
+        places = _NEAREST[nearest](positions).astype(np.int64)[:, None]
         return np.clip(places, 0, line.length - 1), np.ones_like(places, np.float64)
     narrow = min(line.scale, 1.0) if settings.antialias else 1.0
     reach = (1 if settings.mode == "linear" else 2) / narrow

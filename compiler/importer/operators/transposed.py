@@ -60,6 +60,7 @@ class _Phase(msgspec.Struct, frozen=True):
 @operator("ConvTranspose")
 def conv_transpose(n: NodeContext) -> None:
     """In one or two dimensions, with constant weights."""
+    n.require_finite()
     n.require_float()
     spatial = n.type().rank - 2
     if spatial not in {1, 2}:

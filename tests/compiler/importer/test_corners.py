@@ -29,6 +29,9 @@ CORNERS = {
         <int64[4] n = {1, 1, 7, 9}> { y = Resize <mode = "linear"> (x, , , n) }""",
     "cut and continued": """g (float[5, 6] x) => (float[4, 9] y)
         <int64[4] p = {-2, 2, 1, 1}> { y = Pad <mode = "wrap"> (x, p) }""",
+    "a power of a whole number that is none": """g (int64[6] x) => (int64[4, 6] y)
+        <float[4, 1] e = {0.5, 1.7, 3, 0}, int64[6] b = {0, 1, 2, 3, 10, 99}>
+        { none = Sub(x, x) a = Add(b, none) y = Pow(a, e) }""",
     "norms of whole numbers": """g (int64[3, 4] x, int32[3, 4] i) => (int64[3] y, int32[4] z)
         { y = ReduceL2 <axes = [1], keepdims = 0> (x) z = ReduceL2 <axes = [0], keepdims = 0> (i) }""",
     "the norm of everything": "g (float[2, 3, 4, 5] x) => (float[2, 3, 1, 1] y) { y = GlobalLpPool <p = 3> (x) }",
@@ -50,6 +53,23 @@ def test_corners(text: str) -> None:
         weights = np.random.default_rng(1).standard_normal((2, 3, 3, 4))
         model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, weights.shape, weights.ravel()))
     compare(model)
+
+
+def test_neighbours_and_masks_of_old_opsets() -> None:
+    """Before opset 11 images shrink to the neighbour behind; before opset 10 the mask of a dropout is of floats."""
+    shrunk = """g (float[1, 1, 7, 6] x) => (float[1, 1, a, b] y)
+        <float[4] s = {1, 1, 0.5, 2}> { y = Resize <mode = "nearest"> (x, s) }"""
+    compare(graph(shrunk, 10))
+    compare(graph("g (float[3] x) => (float[3] y, bool[3] m) { y, m = Dropout(x) }", 10))
+    old = graph("g (float[3] x) => (float[3] y, float[3] m) { y, m = Dropout(x) }", 7)
+    assert {"FP32"} == {tensor.datatype for tensor in compile_model(old.SerializeToString()).spec.outputs}
+
+
+def test_an_image_of_which_nothing_is_left() -> None:
+    """It is refused with its shape."""
+    text = """g (float[1, 1, 2, 6] x) => (float[1, 1, a, b] y) <float[4] s = {1, 1, 0.4, 1}> { y = Resize (x, , s) }"""
+    with pytest.raises(UnsupportedError, match=r"shape \[1, 1, 0, 6\]: nothing is left"):
+        compile_model(graph(text).SerializeToString())
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])

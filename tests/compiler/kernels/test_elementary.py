@@ -122,6 +122,17 @@ def test_special_values(target: Target, function: Vectors, reference: Callable[[
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("function", [trigonometry.sin, trigonometry.cos])
+def test_angles_that_are_too_large(target: Target, function: Vectors) -> None:
+    """What comes of them is some number from -1 to 1; of infinity and NaN, none."""
+    sizes = np.geomspace(1e8, 3.4e38, 4000).astype(np.float32)
+    x = np.concatenate([sizes, -sizes])
+    assert np.abs(apply(lambda f, v: function(f, target, v), x)).max() <= 1
+    nothing = np.array([np.inf, -np.inf, np.nan, np.nan], np.float32)
+    assert np.isnan(apply(lambda f, v: function(f, target, v), nothing)).all()
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("exponent", [-3.5, -2.0, -0.5, 0.5, 1.0, 2.0, 3.0, 7.25, 30.0])
 def test_power(target: Target, exponent: float) -> None:
     """At most 2 ULP off wherever the result is normal."""
