@@ -220,7 +220,7 @@ class _Connection(http.client.HTTPConnection):
         self._path = None if is_port else Path(where)
 
     def connect(self) -> None:
-        """Connect; raises AgentNotRunningError."""
+        """Connect; raises AgentNotRunningError, or AgentBusyError."""
         try:
             if self._path is None:
                 super().connect()
@@ -228,6 +228,11 @@ class _Connection(http.client.HTTPConnection):
                 self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 self.sock.settimeout(TIMEOUT_S)
                 self.sock.connect(str(self._path))
+        except BlockingIOError as error:
+            self.close()
+            raise AgentBusyError(
+                f"too many callers wait for the agent on {self._place()}: try again in a moment", "overloaded"
+            ) from error
         except OSError as error:
             self.close()
             raise AgentNotRunningError(

@@ -14,7 +14,8 @@ from typing import Final, Protocol
 
 from agent.errors import AgentError
 
-BACKLOG: Final = 64
+BACKLOG: Final = 1024
+"""How many callers may wait to be accepted: the kernel refuses the others, without a word of why."""
 MAX_SOCKET_PATH_BYTES: Final = 107
 """The length of `sun_path` on Linux without its closing zero: unix(7)."""
 _ADDRESS: Final = re.compile(r"(?P<host>localhost|[0-9.]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})")

@@ -30,6 +30,8 @@ RETRY_S: Final = 5.0
 """How long to wait before a listener that could not be opened is tried again."""
 BUSY_TIMEOUT_S: Final = 1.0
 """How long one that is turned away may take to hear it."""
+BUSY_LINGER_S: Final = 0.1
+"""How long it may go on sending: hung up on at once, it would not get to read why. Nobody is let in meanwhile."""
 
 _log = logging.getLogger(__name__)
 
@@ -143,9 +145,7 @@ class LocalService:
                     self._closing.wait(SHORTAGE_PAUSE_S)
                 continue
             if not self._begin(Conversation(connection)):
-                with connection, contextlib.suppress(OSError):
-                    connection.settimeout(BUSY_TIMEOUT_S)
-                    connection.sendall(BUSY)
+                _turn_away(connection)
 
     def _begin(self, conversation: Conversation) -> bool:
         """Give `conversation` a thread of its own; False when there is none to have."""
@@ -186,6 +186,19 @@ class LocalService:
                 del self._conversations[conversation]
                 self._ended.notify_all()
             conversation.connection.close()
+
+
+def _turn_away(connection: socket.socket) -> None:
+    """Say that there is no place, and throw away what the caller still sends."""
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(BUSY_TIMEOUT_S)
+        connection.sendall(BUSY)
+        connection.shutdown(socket.SHUT_WR)
+        end = time.monotonic() + BUSY_LINGER_S
+        while (left_s := end - time.monotonic()) > 0:
+            connection.settimeout(left_s)
+            if not connection.recv(65_536):
+                break
 
 
 def _join(threads: Iterable[threading.Thread], patience_s: float) -> None:

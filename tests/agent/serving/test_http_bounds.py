@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.client import LocalClient
+from agent.client import AgentBusyError, LocalClient
 from agent.host import ModelHost
 from agent.serving import body, connection, service
 from agent.serving.gate import Gate
@@ -211,6 +211,52 @@ def test_a_resting_connection_makes_room_for_a_new_one(
                     raw.send(LIVE)
                     answered += raw.reply()[0] == 200
             assert 1 == answered
+    served.close()
+
+
+@pytest.mark.parametrize("is_tcp", [False, True])
+def test_hundreds_may_come_at_once(path: Path, is_tcp: bool) -> None:
+    """Each gets as far as to hear that there is no place, none is refused by the kernel without a word."""
+    listener = TcpListener("127.0.0.1:0") if is_tcp else UnixListener(path)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(listener.open())
+        port = int(listener.address.rpartition(":")[2]) if is_tcp else 0
+        for _ in range(200):
+            stack.enter_context(Raw(None if is_tcp else path, port))
+
+
+def test_agent_with_too_many_callers_is_busy_and_not_away(path: Path) -> None:
+    """Who cannot even wait is told to try again, and not to start an agent that runs."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
+        agent.bind(str(path))
+        agent.listen(0)
+        with Raw(path), LocalClient(path) as client, pytest.raises(AgentBusyError, match="too many callers"):
+            client.status()
+
+
+@pytest.mark.parametrize("is_tcp", [False, True])
+def test_who_is_turned_away_reads_why_however_late_it_sends(
+    path: Path, host: ModelHost, monkeypatch: pytest.MonkeyPatch, is_tcp: bool
+) -> None:
+    """A caller that is told 503 before it has said all that it wanted is not reset."""
+    monkeypatch.setattr(service, "BUSY_LINGER_S", 20.0)
+    served = LocalService(
+        [TcpListener("127.0.0.1:0") if is_tcp else UnixListener(path)], host, Status, max_connections=1
+    )
+    served.start()
+    port = int(served.addresses[0].rpartition(":")[2]) if is_tcp else 0
+    with Raw(None if is_tcp else path, port) as first, Raw(None if is_tcp else path, port) as late:
+        first.send(b"GET /v2 HT")
+        assert late.socket.recv(1, socket.MSG_PEEK)
+        for _ in range(3):
+            late.send(LIVE)
+        status, headers, reply = late.reply()
+        assert (503, "close", "1", "overloaded") == (
+            status,
+            headers["connection"],
+            headers["retry-after"],
+            reply["code"],
+        )
     served.close()
 
 
