@@ -62,7 +62,7 @@ class _SoftmaxWriter:
         self._over_row(self._sum_powers)
         _across(self._totals, f32x4.add)
         if self._kernel.is_log:
-            self._total.set(f32x4.add(logarithm.log(f, self._target, self._total), self._highest))
+            self._total.set(logarithm.log(f, self._target, self._total))
             self._over_row(self._subtract_logarithm)
         else:
             self._total.set(f32x4.div(f32x4.const(1.0), self._total))
@@ -97,8 +97,8 @@ class _SoftmaxWriter:
         store_vector(self._f, DType.F32, (self._to, offset), value, count)
 
     def _subtract_logarithm(self, offset: int, count: int) -> None:
-        value = f32x4.sub(v128.load(self._from, offset), self._total)
-        store_vector(self._f, DType.F32, (self._to, offset), value, count)
+        shifted = f32x4.sub(v128.load(self._from, offset), self._highest)
+        store_vector(self._f, DType.F32, (self._to, offset), f32x4.sub(shifted, self._total), count)
 
 
 class LayerNormKernel(msgspec.Struct, frozen=True):

@@ -24,9 +24,10 @@ def values(length: int) -> NDArray[Any]:
 @pytest.mark.parametrize("target", Target)
 @pytest.mark.parametrize("is_log", [False, True])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_softmax(length: int, is_log: bool, target: Target) -> None:
-    """Each row on its own, whatever is left behind the vectors and the groups of them."""
-    x = values(length)
+@pytest.mark.parametrize("shift", [0, 30_000, -3e7])
+def test_softmax(length: int, is_log: bool, target: Target, shift: float) -> None:
+    """Each row on its own, whatever is left behind the vectors and the groups of them; differences alone count."""
+    x = values(length) + np.float32(shift)
     kernel = SoftmaxKernel((ROWS,), length, (4 * length,), (4 * length,), is_log)
     got = run_kernel(lambda f: write_softmax(f, kernel, target), [x], np.zeros_like(x))
     shifted = x.astype(float) - x.max(axis=1, keepdims=True)
