@@ -147,6 +147,13 @@ class NodeContext:
         """Return whole numbers."""
         return [int(n) for n in self.attribute(name, default)]
 
+    def sizes(self, name: str, default: Sequence[int]) -> list[int]:
+        """Return whole numbers of which each is at least 1."""
+        numbers = self.integers(name, default)
+        if min(numbers, default=1) < 1:
+            raise NotConvertibleError(f"expected {name} of at least 1, got {numbers}")
+        return numbers
+
     def integers_or_input(self, name: str, position: int) -> list[int] | None:
         """Return whole numbers that are an attribute in old opsets and a constant input in newer ones."""
         if name in self._attributes:

@@ -4,15 +4,20 @@ Refuses what is no ONNX model, what is damaged, cyclic or inconsistent, data tha
 operators of another time, and models over 2 GiB.
 """
 
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf has no types
-from onnx import ModelProto, checker, defs, external_data_helper, inliner
+from onnx import ModelProto, NodeProto, checker, defs, external_data_helper, inliner
 
 from compiler.errors import ModelFileError, TooLargeError
+from compiler.importer.reading import bodies
 
 MAX_MODEL_BYTES: Final = 2 * 1024 * 1024 * 1024
+MAX_NODES: Final = 50_000
+"""With those of bodies and of functions, each as often as it is called: a node takes a millisecond or so."""
 OLDEST_OPSET: Final = 7
 NEWEST_OPSET: Final = defs.onnx_opset_version()
 _ONNX_DOMAINS: Final = ("", "ai.onnx")
@@ -28,7 +33,8 @@ def read_model(source: bytes | Path) -> ModelProto:
         except OSError as error:
             raise ModelFileError(f"cannot read {source}: {error.strerror}") from error
         try:
-            external_data_helper.load_external_data_for_model(model, str(source.parent))
+            with warnings.catch_warnings(action="ignore"):  # of keys that nobody knows
+                external_data_helper.load_external_data_for_model(model, str(source.parent))
         except (OSError, ValueError, checker.ValidationError) as error:
             raise ModelFileError(
                 f"{source.name}: the data that lies in another file cannot be read: {error}"
@@ -37,16 +43,19 @@ def read_model(source: bytes | Path) -> ModelProto:
 
 
 def check_model(model: ModelProto) -> ModelProto:
-    """Return a sound model, its own functions expanded; raises ModelFileError."""
+    """Return a sound model, its own functions expanded; raises ModelFileError or TooLargeError."""
     for tensor in model.graph.initializer:
         if external_data_helper.uses_external_data(tensor):
             raise ModelFileError(f"the data of {tensor.name!r} lies in another file: give the path of the model file")
     _check_opset(model)
+    if bad := [name for name in _names(model) if isinstance(name, bytes)]:
+        raise ModelFileError(f"not a valid ONNX model: expected names in UTF-8, got {bad}")
     for value in model.graph.output:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()  # exporters leave it out, and nobody here reads it
     try:
         checker.check_model(model)
+        _check_nodes(model)
         return inliner.inline_local_functions(model) if model.functions else model
     except (checker.ValidationError, ValueError, RuntimeError, TypeError, IndexError) as error:
         raise ModelFileError(f"not a valid ONNX model: {_first_lines(str(error))}") from error
@@ -82,7 +91,35 @@ def _parse(raw: bytes) -> ModelProto:
     return model
 
 
+def _check_nodes(model: ModelProto) -> None:
+    """Refuse more nodes than can be compiled in a reasonable time; no function calls itself here."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+
+    def count(nodes: Iterable[NodeProto]) -> int:
+        return sum(one(node) for node in nodes)
+
+    def one(node: NodeProto) -> int:
+        key = node.domain, node.op_type
+        if key in functions and key not in counts:
+            counts[key] = count(functions[key].node)
+        return counts.get(key, 1) + sum(count(body.node) for body in bodies(node))
+
+    if (total := count(model.graph.node)) > MAX_NODES:
+        raise TooLargeError(f"expected at most {MAX_NODES:,} nodes, with those of functions and bodies, got {total:,}")
+
+
+def _names(model: ModelProto) -> Iterator[str | bytes]:
+    for value in (*model.graph.input, *model.graph.output):
+        yield value.name  # bytes where they are no text
+
+
 def _check_opset(model: ModelProto) -> None:
+    versions: dict[str, set[int]] = {}
+    for o in model.opset_import:
+        versions.setdefault("" if o.domain in _ONNX_DOMAINS else o.domain, set()).add(o.version)
+    if double := {domain or "ai.onnx": sorted(found) for domain, found in versions.items() if len(found) > 1}:
+        raise ModelFileError(f"not a valid ONNX model: it has operators of several versions at once: {double}")
     version = opsets(model).get("")
     if version is not None and not OLDEST_OPSET <= version <= NEWEST_OPSET:
         raise ModelFileError(

@@ -99,7 +99,7 @@ def convolve(n: NodeContext, x: str, w: str, bias: str) -> str:
     """
     lengths, weights = n.graph.shape(x)[2:], n.graph.shape(w)
     spatial = len(lengths)
-    strides, dilations = n.integers("strides", [1] * spatial), n.integers("dilations", [1] * spatial)
+    strides, dilations = n.sizes("strides", [1] * spatial), n.sizes("dilations", [1] * spatial)
     pads = padding(n, lengths, weights[2:], strides, dilations)
     is_constant = n.graph.value_of(w) is not None and n.graph.value_of(bias) is not None
     if spatial not in {1, 2} or not is_constant:

@@ -19,9 +19,9 @@ class _Windows:
     def __init__(self, n: NodeContext) -> None:
         self.lengths = n.shape()[2:]
         spatial = len(self.lengths)
-        self.kernel = n.integers("kernel_shape", ())
-        self.strides = n.integers("strides", [1] * spatial)
-        self.dilations = n.integers("dilations", [1] * spatial)
+        self.kernel = n.sizes("kernel_shape", ())
+        self.strides = n.sizes("strides", [1] * spatial)
+        self.dilations = n.sizes("dilations", [1] * spatial)
         pads = padding(n, self.lengths, self.kernel, self.strides, self.dilations)
         self.fronts, self.backs = pads[:spatial], pads[spatial:]
         self.counts: list[int] = []

@@ -82,7 +82,7 @@ def conv_transpose(n: NodeContext) -> None:
 def _axes(n: NodeContext) -> list[_Axis]:
     lengths, taps = n.shape()[2:], n.shape(1)[2:]
     spatial = len(lengths)
-    strides, dilations = n.integers("strides", [1] * spatial), n.integers("dilations", [1] * spatial)
+    strides, dilations = n.sizes("strides", [1] * spatial), n.sizes("dilations", [1] * spatial)
     extra, pads = n.integers("output_padding", [0] * spatial), n.integers("pads", [0] * 2 * spatial)
     given, mode = n.attribute("output_shape"), n.attribute("auto_pad", "NOTSET")
     axes = []

@@ -164,8 +164,10 @@ def test_infinity_is_a_mask() -> None:
     ("operator", "attributes", "said"),
     [
         ("MaxPool", {"kernel_shape": [9, 9]}, "its window reaches over 9 elements"),
-        ("AveragePool", {"kernel_shape": [2, 2], "strides": [0, 0]}, "its inputs do not fit it"),
-        ("Conv", {"strides": [0, 0]}, "its inputs do not fit it"),
+        ("AveragePool", {"kernel_shape": [2, 2], "strides": [0, 0]}, "expected strides of at least 1"),
+        ("AveragePool", {"kernel_shape": [-2, 2]}, "expected kernel_shape of at least 1"),
+        ("Conv", {"strides": [0, 0]}, "expected strides of at least 1"),
+        ("Conv", {"dilations": [1, -1]}, r"expected dilations of at least 1, got \[1, -1\]"),
         ("Conv", {"group": 3}, "its inputs do not fit it"),
         ("Conv", {"dilations": [9, 9]}, "its inputs do not fit it"),
         ("Conv", {"pads": [1 << 40] * 4}, "expected at most 4,294,967,295 elements"),
@@ -187,3 +189,31 @@ def test_inputs_that_overflow() -> None:
     """Of a size that no number counts."""
     with pytest.raises(TooLargeError, match="expected at most"):
         compile_model(relu([1 << 40, 1 << 40]))
+
+
+def test_functions_that_multiply() -> None:
+    """Thirty functions, each of which calls the one before twice, are a billion nodes: nobody expands them."""
+    parts = ['<opset_import: ["": 17, "own": 1], domain: "own"> F0 (a) => (b) { b = Relu(a) }']
+    for k in range(1, 31):
+        calls = f"c = own.F{k - 1}(a) b = own.F{k - 1}(c)"
+        parts.append(f'<opset_import: ["": 17, "own": 1], domain: "own"> F{k} (a) => (b) {{ {calls} }}')
+    text = '<ir_version: 8, opset_import: ["": 17, "own": 1]> g (float[2] x) => (float[2] y) { y = own.F30(x) }'
+    with pytest.raises(TooLargeError, match=r"expected at most 50,000 nodes, .*, got 1,073,741,824"):
+        compile_model(onnx.parser.parse_model(" ".join([text, *parts])).SerializeToString())
+
+
+def test_two_versions_of_the_operators() -> None:
+    """Nobody knows which is meant."""
+    model = onnx.load_model_from_string(relu([1, 4]))
+    model.opset_import.append(helper.make_opsetid("ai.onnx", 7))
+    with pytest.raises(ModelFileError, match=r"several versions at once: \{'ai.onnx': \[7, 17\]\}"):
+        compile_model(model.SerializeToString())
+
+
+def test_names_that_are_no_text() -> None:
+    """The names of inputs and outputs are UTF-8."""
+    named = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[2] QQ) => (float[2] y) { y = Relu(QQ) }'
+    )
+    with pytest.raises(ModelFileError, match="expected names in UTF-8"):
+        compile_model(named.SerializeToString().replace(b"QQ", b"\xff\xfe"))
