@@ -42,7 +42,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Multiplications and additions of ours, in 1e9 each second."""
     build_s: float
     module_bytes: int
-    constant_bytes: int
+    stored_bytes: int
+    """What weights take in the module."""
     arena_ratio: float
     """The arena divided by what lives at the same time."""
 
@@ -79,7 +80,7 @@ def measure(model: Model, web: Web | None, rounds: int) -> Row:
         gflops=work / middle["ours"] * 1e-6,
         build_s=build_s,
         module_bytes=len(compiled.wasm),
-        constant_bytes=compiled.constant_bytes,
+        stored_bytes=compiled.stored_bytes,
         arena_ratio=compiled.arena_bytes / max(compiled.arena_bound_bytes, 1),
     )
 
@@ -99,7 +100,7 @@ def _chosen(names: list[str]) -> list[Model]:
 
 def _text(row: Row) -> str:
     web = "" if row.web_ms is None else f"{row.web_ms:10.3f}"
-    code_kib = (row.module_bytes - row.constant_bytes) / 1024
+    code_kib = (row.module_bytes - row.stored_bytes) / 1024
     ratio = "" if row.ratio_web is None else f"{row.ratio_web:6.2f}"
     return (
         f"{row.model:20}{row.ours_ms:10.3f}{web:>10}{row.native_ms:10.3f}{ratio:>8}{row.spread:8.2f}"

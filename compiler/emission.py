@@ -12,11 +12,14 @@ from typing import Final
 import msgspec
 
 from compiler.errors import TooLargeError
+from compiler.kernels.expansion import SCRATCH_BYTES, write_expansion
 from compiler.kernels.target import Target
+from compiler.kernels.walk import FLOAT_BYTES
 from compiler.lowering.arena import ArenaPlan, aligned, plan_arena
 from compiler.lowering.lowering import Lowered
 from compiler.lowering.placement import Placement
 from compiler.lowering.step import Step
+from compiler.lowering.storing import Stored
 from compiler.wasm import MAX_PAGES, PAGE_BYTES, Effect, Function, Module, ValueType, i32, memory
 
 GUARD_BYTES: Final = 1024
@@ -45,6 +48,9 @@ class Emitted(msgspec.Struct, frozen=True, kw_only=True):
     wasm: bytes
     arena: ArenaPlan
     constant_bytes: int
+    """What constants take in memory."""
+    stored_bytes: int
+    """What they take in the module."""
     memory_bytes: int
     layers: tuple[Layer, ...]
 
@@ -76,6 +82,8 @@ class _ModuleWriter:
         self._found: dict[str, tuple[Function, int, bool]] = {}
         """The function of each layer by its name, its multiplications and additions, and whether it is inner."""
         self._depth = 0
+        self._constants = [b for b in lowered.buffers if b.constant is not None]
+        self._constants.sort(key=lambda buffer: buffer.stored is not None)  # those that are there from the start first
         self._place_buffers()
 
     def write(self, *, is_profiled: bool) -> Emitted:
@@ -101,13 +109,12 @@ class _ModuleWriter:
         infer.leave(i32.const(0))
         if self._lowered.states:
             self._write_reset()
-        constants = [b for b in self._lowered.buffers if b.constant is not None]
-        if constants:
-            self._module.data(GUARD_BYTES, self._constant_bytes())
+        stored_bytes = self._write_constants()
         return Emitted(
             wasm=self._module.encode(),
             arena=self._arena,
-            constant_bytes=sum(b.size_bytes for b in constants),
+            constant_bytes=sum(b.size_bytes for b in self._constants),
+            stored_bytes=stored_bytes,
             memory_bytes=pages * PAGE_BYTES,
             layers=tuple(
                 Layer(name=name, multiply_adds=work, function=function.index, is_inner=is_inner)
@@ -147,21 +154,43 @@ class _ModuleWriter:
         self.body.do(effect)
 
     def _place_buffers(self) -> None:
-        for buffer in self._lowered.buffers:
-            if buffer.constant is not None:
-                self._addresses[buffer.number] = self._end
-                self._end += aligned(buffer.size_bytes)
+        for buffer in self._constants:
+            self._addresses[buffer.number] = self._end
+            self._end += aligned(buffer.size_bytes)
         self._end = aligned(self._end)
+        self._scratch = self._end
         for number, offset in self._arena.offsets.items():
             self._addresses[number] = self._end + offset
-        self._end += self._arena.size_bytes
+        is_any_stored = any(b.stored is not None for b in self._constants)
+        self._end += max(self._arena.size_bytes, SCRATCH_BYTES if is_any_stored else 0)
 
-    def _constant_bytes(self) -> bytes:
+    def _write_constants(self) -> int:
+        """Write all constants, and what expands those that are stored smaller; return what they take in the module."""
         parts: list[bytes] = []
-        for buffer in self._lowered.buffers:
-            if buffer.constant is not None:
+        for buffer in self._constants:
+            if buffer.constant is not None and buffer.stored is None:
                 parts += (buffer.constant, bytes(aligned(buffer.size_bytes) - buffer.size_bytes))
-        return b"".join(parts)
+        if parts:
+            self._module.data(GUARD_BYTES, b"".join(parts))
+        stored = [(self._addresses[b.number], b.stored) for b in self._constants if b.stored is not None]
+        if stored:
+            self._write_start(stored)
+        return sum(len(b.stored.payload) if b.stored else b.size_bytes for b in self._constants)
+
+    def _write_start(self, constants: Sequence[tuple[int, Stored]]) -> None:
+        """Write what makes floats of stored constants when the module starts, through a scratch in the arena."""
+        segment = self._module.passive_data(b"".join(entry.payload for _, entry in constants))
+        start = self._module.function("fleet_weights")
+        source = 0
+        for target, entry in constants:
+            kernel, rows = entry.kernel, entry.rows
+            expand = self.kernel(kernel, lambda f, k=kernel: write_expansion(f, k, self._scratch, segment))  # type: ignore[misc]
+            times, head_bytes = rows.rows // kernel.rows_at_once, rows.heads * rows.width * FLOAT_BYTES
+            start.do(expand(target, source, rows.groups, head_bytes, times, rows.width, entry.plane_bytes))
+            source += len(entry.payload)
+        start.do(memory.drop(segment))
+        start.do(memory.fill(i32.const(self._scratch), 0, SCRATCH_BYTES))  # states are zero at first
+        self._module.start(start)
 
     def _write_lookup(self, name: str, addresses: Sequence[int]) -> None:
         """Write the function that says where tensor number n lies."""

@@ -1,5 +1,7 @@
 """What a compilation may be told."""
 
+import enum
+
 import msgspec
 
 from compiler.kernels.target import Target
@@ -11,6 +13,15 @@ class Normalization(msgspec.Struct, frozen=True):
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+
+
+class Weights(enum.Enum):
+    """How a module carries its weights; the results are the same, bit by bit."""
+
+    SMALL = "small"
+    """In the fewest bytes from which the same floats come again: the module expands them when it starts."""
+    RAW = "raw"
+    """As they are in memory: a larger module, which starts at once."""
 
 
 class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +38,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, tuple[str, ...]] = {}
     """What the indices along the last dimension of an output mean."""
     target: Target = Target.RELAXED
+    weights: Weights = Weights.SMALL
     name: str | None = None
     """The name of the model; by default that of its graph, if it can be one."""
     version: str | None = None

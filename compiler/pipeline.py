@@ -33,6 +33,9 @@ class CompiledModel(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     """Exactly what the module takes, from its start to its end."""
     constant_bytes: int
+    """What constants take in memory."""
+    stored_bytes: int
+    """What they take in the module, which expands them when it starts."""
     arena_bytes: int
     arena_bound_bytes: int
     """What lives at the same time, at its greatest: no plan could do with less."""
@@ -73,10 +76,11 @@ def generate(
     if is_profiled:
         profile = TensorSpec(name=PROFILE_INPUT, datatype="INT32", shape=(2,))
         spec = msgspec.structs.replace(spec, inputs=(*spec.inputs, profile))
-    lowered = lower(optimised.graph, options.target, optimised.state_count)
+    lowered = lower(optimised.graph, options, optimised.state_count)
     emitted = emit(lowered, options.target, is_profiled=is_profiled)
     plan = Plan(
         constant_bytes=emitted.constant_bytes,
+        stored_bytes=emitted.stored_bytes,
         arena_bytes=emitted.arena.size_bytes,
         arena_bound_bytes=emitted.arena.bound_bytes,
         layers=tuple((layer.function, layer.multiply_adds) for layer in emitted.layers),
@@ -86,6 +90,7 @@ def generate(
         spec=spec,
         memory_bytes=emitted.memory_bytes,
         constant_bytes=emitted.constant_bytes,
+        stored_bytes=emitted.stored_bytes,
         arena_bytes=emitted.arena.size_bytes,
         arena_bound_bytes=emitted.arena.bound_bytes,
         layers=emitted.layers,

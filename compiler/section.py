@@ -23,11 +23,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How a module uses its memory, and what its layers do."""
 
     constant_bytes: int
+    """What constants take in memory."""
     arena_bytes: int
     arena_bound_bytes: int
     """What lives at the same time, at its greatest: no plan could do with less."""
     layers: tuple[tuple[int, int], ...]
     """The number of the function of each layer, in the order in which they run, and its multiply-adds."""
+    stored_bytes: int | None = None
+    """What constants take in the module, which expands them when it starts; None where nothing says so."""
 
 
 def with_plan_section(wasm: bytes, plan: Plan) -> bytes:

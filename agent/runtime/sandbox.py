@@ -22,6 +22,8 @@ from protocol.tensors import TensorSpec
 
 MAX_TABLES: Final = 8
 MAX_TABLE_ELEMENTS: Final = 100_000
+MIN_START_MS: Final = DEFAULT_DEADLINE_MS
+"""What a start function may take at least: it runs once, and expands weights however short a call has to be."""
 
 
 class Caps(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,12 +135,13 @@ class ThreadSandbox:
             tables=MAX_TABLES,
             table_elements=MAX_TABLE_ELEMENTS,
         )
-        self._store.set_epoch_deadline(ticks)
+        start_ms = max(self._caps.deadline_ms, MIN_START_MS)
+        self._store.set_epoch_deadline(ticks_for(start_ms))
         try:
             with self._watch:
                 exports = Instance(self._store, module, []).exports(self._store)
         except Trap as error:
-            raise self._explain(error) from None
+            raise explain_trap(error, start_ms, self._caps.stack_kib) from None
         except WasmtimeError as error:
             raise MemoryCapError(f"the module cannot start within its limits: {one_line(str(error))}") from None
         self._memory = cast("Memory", exports["memory"])

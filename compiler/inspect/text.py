@@ -2,7 +2,7 @@
 
 Every section is there, the weights in full, so the text has about three times the size of a module with many of them.
 Functions have the names of their layers, with their work beside; a branch says which block it leaves. Refuses what our
-compiler does not write: imports, several memories, passive data. An assembler puts the section of names last, which is
+compiler does not write: imports, several memories. An assembler puts the section of names last, which is
 the only difference.
 """
 
@@ -24,6 +24,7 @@ MAX_LOCALS: Final = 50_000
 """No engine takes more in one function."""
 
 _TYPE, _FUNCTION, _TABLE, _MEMORY, _GLOBAL, _EXPORT, _START, _ELEMENT, _CODE, _DATA = 1, 3, 4, 5, 6, 7, 8, 9, 10, 11
+_DATA_COUNT: Final = 12
 _KINDS: Final = ("func", "table", "memory", "global")
 _NAME_SECTION: Final = "name"
 _EMPTY_BLOCK: Final = -0x40
@@ -49,6 +50,7 @@ def module_text(wasm: bytes) -> Iterator[str]:
         _ELEMENT: text.elements,
         _CODE: text.functions,
         _DATA: text.data,
+        _DATA_COUNT: text.data_count,
     }
     yield "(module"
     for section_id, payload in sections(wasm):
@@ -130,10 +132,15 @@ class _Text:
             yield ")"
             body.end()
 
+    def data_count(self, reader: Reader) -> Iterator[str]:
+        reader.number()  # an assembler counts again
+        yield from ()
+
     def data(self, reader: Reader) -> Iterator[str]:
         for _ in range(reader.number()):
-            _expect_active(reader)
-            yield f"(data ({self._constant(reader)})"
+            if (kind := reader.number()) > 1:
+                raise reader.error(f"expected data of the only memory, or passive data, got a segment of kind {kind}")
+            yield "(data" if kind else f"(data ({self._constant(reader)})"
             payload = reader.take(reader.number())
             for at in range(0, len(payload), _LINE_BYTES):
                 yield '  "\\' + payload[at : at + _LINE_BYTES].hex("\\") + '"'

@@ -319,11 +319,15 @@ def _moved(times: int, step_bytes: int) -> int:
 
 
 def pack_panels(kernel: TileKernel, b: Floats, bias: Floats) -> Floats:
-    """Return B (depth, channels) and its bias (channels,) in the order in which the kernel reads them."""
+    """Return B (depth, channels) and its bias (channels,) in the order in which the kernel reads them.
+
+    It is (panels, 1 + depth, columns of a panel).
+    """
     width = kernel.panel_channels
     missing = max(width - kernel.channels, 0)
     b, bias = np.pad(b, ((0, 0), (0, missing))), np.pad(bias, (0, missing))
     parts = [
         part for start in kernel.panel_starts for part in (bias[start : start + width], b[:, start : start + width])
     ]
-    return np.concatenate([part.ravel() for part in parts], dtype=np.float32)
+    panels = np.concatenate([part.ravel() for part in parts], dtype=np.float32)
+    return panels.reshape(kernel.panels, -1, width)

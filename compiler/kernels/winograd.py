@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from compiler.dtypes import DType
 from compiler.kernels.nest import Pointer, Step, nest
@@ -28,13 +29,14 @@ from compiler.kernels.walk import FLOAT_BYTES, LANES, VECTOR_BYTES, Finish, Floa
 from compiler.loops.elements import store_vector
 from compiler.wasm import V128, Function, V128Local, f32x4, v128
 
+TAPS: Final = 9
 STEPS: Final = (2, 4)
 """From one window to the next, and pixels of the result from one, along either side."""
 _WAY_BYTES: Final = 4096
 """Addresses that lie so far apart share a place in a first cache, which has room for eight of them."""
 _GAP_BYTES: Final = 320
 _NEAR, _FAR = math.sqrt(0.5), math.sqrt(2)
-_FILTERS: Final = {
+FILTERS: Final = {
     2: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
     4: np.array(
         [
@@ -99,9 +101,20 @@ class WindowsKernel(msgspec.Struct, frozen=True):
 
 def transformed_filters(weights: Floats, step: int) -> Floats:
     """Return filters (out, in, 3, 3) as matrices (in, out), one for each number of a window."""
-    at_points = _FILTERS[step]
-    squares = np.einsum("ir,ocrs,js->ijco", at_points, weights.astype(np.float64), at_points)
-    return np.asarray(squares.reshape(side(step) ** 2, weights.shape[1], weights.shape[0]), np.float32)
+    out, channels = weights.shape[:2]
+    taps = weights.astype(np.float64).reshape(out, channels, 3, 3).transpose(2, 3, 1, 0)
+    squares = [
+        _dot(at_column, columns)
+        for columns in (_dot(at_row, taps) for at_row in FILTERS[step])
+        for at_column in FILTERS[step]
+    ]
+    return np.stack(squares).astype(np.float32)
+
+
+def _dot(point: NDArray[np.float64], numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum of three products, in order: a module that transforms filters when it starts adds likewise."""
+    total: NDArray[np.float64] = point[0] * numbers[0] + point[1] * numbers[1] + point[2] * numbers[2]
+    return total
 
 
 def write_into_windows(f: Function, kernel: WindowsKernel, target: Target) -> None:

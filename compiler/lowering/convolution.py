@@ -10,7 +10,7 @@ from compiler.ir import Node, TensorType
 from compiler.ir import operations as ops
 from compiler.kernels.depthwise import DepthwiseKernel, pack_filters, write_depthwise
 from compiler.kernels.tiles import TileKernel, Window, pack_panels, write_tiles
-from compiler.kernels.walk import FLOAT_BYTES, Floats, Walk
+from compiler.kernels.walk import FLOAT_BYTES, LANES, Floats, Walk
 from compiler.lowering.epilogue import EpilogueKernel, finish_with, is_long, spread_extras, walk
 from compiler.lowering.layout import Layout, channels_last
 from compiler.lowering.lowering import Lowering
@@ -107,7 +107,8 @@ class _Parts:
             c=self._c,
             tile_pixels=depthwise_pixels(self._pixels, step, math.prod(taps)),
         )
-        filters = self._low.constant(pack_filters(kernel, weights, bias))
+        packed = pack_filters(kernel, weights, bias).reshape(-1, 1 + math.prod(taps), LANES)
+        filters = self._low.constant(packed, heads=1)
         epilogue, target = self._operation.epilogue, self._low.target
         spec = EpilogueKernel(kernel, epilogue, self._walks)
 
@@ -129,7 +130,7 @@ class _Parts:
         matrices = weights.reshape(groups, channels, *weights.shape[1:]).transpose(0, 3, 4, 2, 1)
         biases = bias.reshape(groups, channels)
         panels = [
-            self._low.constant(pack_panels(kernel, matrix.reshape(-1, channels), b))
+            self._low.constant(pack_panels(kernel, matrix.reshape(-1, channels), b), heads=1)
             for matrix, b in zip(matrices, biases, strict=True)
         ]
         epilogue, target = self._operation.epilogue, self._low.target

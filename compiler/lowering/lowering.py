@@ -23,6 +23,8 @@ from compiler.loops.map import MapKernel, write_map
 from compiler.lowering.layout import Layout, choose_layouts
 from compiler.lowering.placement import Placement, broadcast, dense, no_border, view
 from compiler.lowering.step import Buffer, Emitter, Step
+from compiler.lowering.storing import Stored, stored
+from compiler.options import Weights
 
 Array = NDArray[Any]
 
@@ -46,7 +48,8 @@ class Lowered(msgspec.Struct, frozen=True):
 class Memory:
     """All buffers of a model, those of the bodies of its branches and loops included."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
         self.buffers: list[Buffer] = []
         self._constants: dict[bytes, int] = {}
 
@@ -55,11 +58,12 @@ class Memory:
         self.buffers.append(Buffer(len(self.buffers), size_bytes))
         return len(self.buffers) - 1
 
-    def constant(self, raw: bytes) -> int:
-        """Return the buffer of a constant; equal ones share it."""
+    def constant(self, raw: bytes, store: Callable[[], Stored | None]) -> int:
+        """Return the buffer of a constant, stored as `store` says unless they all stay raw; equal ones share it."""
         if raw not in self._constants:
             self._constants[raw] = len(self.buffers)
-            self.buffers.append(Buffer(len(self.buffers), len(raw), raw))
+            how = None if self._weights is Weights.RAW else store()
+            self.buffers.append(Buffer(len(self.buffers), len(raw), raw, how))
         return self._constants[raw]
 
     def is_constant(self, number: int) -> bool:
@@ -70,12 +74,12 @@ class Memory:
 class Lowering:
     """A graph on its way to steps; the families of operations add theirs through the methods here."""
 
-    def __init__(self, graph: Graph, target: Target, memory: Memory | None = None) -> None:
+    def __init__(self, graph: Graph, target: Target, memory: Memory) -> None:
         self.graph = graph
         self.target = target
         self.layer = "model"
         self._layouts = choose_layouts(graph)
-        self._memory = memory or Memory()
+        self._memory = memory
         self._steps: list[Step] = []
         self._placements: dict[str, Placement] = {}
         self._copies: dict[tuple[Placement, Layout], Placement] = {}
@@ -95,9 +99,12 @@ class Lowering:
             self._placements[name] = dense(self.constant(array), type_of(array).dtype, tuple(array.shape))
         return self._placements[name]
 
-    def constant(self, array: Array) -> int:
-        """Return the buffer of constant numbers."""
-        return self._memory.constant(np.ascontiguousarray(array).tobytes())
+    def constant(self, array: Array, heads: int = 0, store: Callable[[], Stored | None] | None = None) -> int:
+        """Return the buffer of constant numbers, which `store` says how to store, if not they themselves.
+
+        With heads they are (groups, rows, width), and the first rows of each group are not like the others.
+        """
+        return self._memory.constant(np.ascontiguousarray(array).tobytes(), store or (lambda: stored(array, heads)))
 
     def place(self, kind: TensorType, layout: Layout) -> Placement:
         """Return a new place for a value; its border is made by `clear_border`."""

@@ -121,7 +121,7 @@ def _packed(low: Lowering, name: str, kernel: TileKernel, bias_name: str) -> Pla
     if numbers is not None and bias_numbers is not None:
         matrices = np.asarray(numbers, np.float32).reshape(-1, depth, columns)
         panels = np.concatenate([pack_panels(kernel, matrix, bias_numbers) for matrix in matrices])
-        return dense(low.constant(panels), DType.F32, shape)
+        return dense(low.constant(panels, heads=1), DType.F32, shape)
     b, bias = low.placement(name), low.placement(bias_name)
     target = low.place(TensorType(DType.F32, shape), Layout.row_major(len(shape)))
     zeros = (0,) * len(stack)

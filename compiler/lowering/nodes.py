@@ -3,7 +3,6 @@
 from compiler.formula import Writer
 from compiler.ir import Graph, Node
 from compiler.ir import operations as ops
-from compiler.kernels.target import Target
 from compiler.loops.reduce import ReduceKernel, write_reduce
 from compiler.loops.rows import LayerNormKernel, SoftmaxKernel, write_layer_norm, write_softmax
 from compiler.lowering.attention import lower_attention
@@ -11,10 +10,11 @@ from compiler.lowering.control import lower_if, lower_scan, lower_while
 from compiler.lowering.convolution import lower_conv
 from compiler.lowering.epilogue import spread_extras
 from compiler.lowering.indexing import lower_extreme, lower_lookup, lower_running, lower_scatter, lower_top
-from compiler.lowering.lowering import RULES, Lowered, Lowering, elements
+from compiler.lowering.lowering import RULES, Lowered, Lowering, Memory, elements
 from compiler.lowering.matrix import lower_matmul
 from compiler.lowering.placement import Placement, broadcast, reshaped, view
 from compiler.lowering.step import Emitter
+from compiler.options import CompileOptions
 
 
 def _lower_map(low: Lowering, node: Node, operation: ops.Map) -> None:
@@ -172,6 +172,6 @@ RULES.update(
 )
 
 
-def lower(graph: Graph, target: Target, state_count: int = 0) -> Lowered:
+def lower(graph: Graph, options: CompileOptions, state_count: int = 0) -> Lowered:
     """Return a graph as steps; its last inputs are states, which its last outputs are kept in for the next call."""
-    return Lowering(graph, target).run(state_count)
+    return Lowering(graph, options.target, Memory(options.weights)).run(state_count)

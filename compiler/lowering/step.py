@@ -7,6 +7,7 @@ import msgspec
 
 from compiler.kernels.target import Target
 from compiler.lowering.placement import Placement
+from compiler.lowering.storing import Stored
 from compiler.wasm import Effect, Function
 
 
@@ -55,3 +56,5 @@ class Buffer(msgspec.Struct, frozen=True):
     number: int
     size_bytes: int
     constant: bytes | None = None
+    stored: Stored | None = None
+    """How a constant is stored in the module, if not as it is."""

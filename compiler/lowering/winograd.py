@@ -24,6 +24,7 @@ from compiler.lowering.epilogue import EpilogueKernel, finish_with, walk
 from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement
 from compiler.lowering.step import Emitter
+from compiler.lowering.storing import Stored, stored_filters
 from compiler.lowering.tiling import choose_tiling
 
 _BAND_BYTES: Final = 768 * 1024
@@ -127,6 +128,12 @@ class _Bands:
             is_panel_outside=tiling.is_panel_outside,
         )
 
+    def _stored(self, weights: Floats) -> Stored:
+        """Return how to store the filters, which the module transforms when it starts."""
+        taps = weights.transpose(1, 2, 3, 0).reshape(-1, len(weights))
+        plain = pack_panels(self._product, taps, np.zeros(len(weights), np.float32))
+        return stored_filters(plain, self._step, self._product.panels * self._product.panel_bytes)
+
     def _packed(self, weights: Floats) -> Floats:
         """Return all filters in panels, without a bias."""
         none = np.zeros(len(weights), np.float32)
@@ -136,7 +143,8 @@ class _Bands:
 
     def add(self, weights: Floats, bias: Floats) -> None:
         conv, low = self._conv, self._low
-        filters, added = low.constant(self._packed(weights)), low.constant(bias)
+        filters = low.constant(self._packed(weights), store=lambda: self._stored(weights))
+        added = low.constant(bias)
         planes = [low.scratch(self._products * kernel.plane_bytes) for kernel in (self._into, self._back)]
         buffers = [*planes, low.scratch(self._product.scratch_bytes), filters, added]
 

@@ -13,7 +13,7 @@ from compiler.wasm.function import Callee, Function
 from compiler.wasm.types import MAX_PAGES, EncodeError, FunctionType, ValueType
 from protocol.wasm import CORE_VERSION, CUSTOM_SECTION, MAGIC
 
-_TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _GLOBAL, _EXPORT, _START, _ELEMENT, _CODE, _DATA = range(1, 12)
+_TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _GLOBAL, _EXPORT, _START, _ELEMENT, _CODE, _DATA, _DATA_COUNT = range(1, 13)
 _KIND_FUNCTION, _KIND_TABLE, _KIND_MEMORY, _KIND_GLOBAL = range(4)
 _FUNCTION_FORM: Final = b"\x60"
 _END: Final = b"\x0b"
@@ -51,7 +51,7 @@ class Module:
         self._exports: dict[str, tuple[int, int]] = {}
         self._start: Function | None = None
         self._table: list[Callee] = []
-        self._data: list[tuple[int, Data]] = []
+        self._data: list[tuple[int | None, Data]] = []
         self._custom: list[tuple[str, bytes]] = []
 
     def import_function(
@@ -109,6 +109,11 @@ class Module:
         """Let the memory start with `payload` at `address`. It is copied once, when the module is encoded."""
         self._data.append((address, payload))
 
+    def passive_data(self, payload: Data) -> int:
+        """Add data that code copies into the memory, with `memory.init`; return its number."""
+        self._data.append((None, payload))
+        return len(self._data) - 1
+
     def custom(self, name: str, payload: bytes) -> None:
         """Add a custom section behind the data."""
         self._custom.append((name, payload))
@@ -138,6 +143,9 @@ class Module:
             start = leb.unsigned(self._start.index)
             yield bytes([_START]) + leb.unsigned(len(start)) + start
         yield _section(_ELEMENT, self._elements())
+        if any(address is None for address, _ in self._data):  # code that names data is checked before they are read
+            count = leb.unsigned(len(self._data))
+            yield bytes([_DATA_COUNT]) + leb.unsigned(len(count)) + count
         yield _section(_CODE, [function.encode() for function in self._functions])
         yield from self._data_section()
         for name, payload in self._custom:
@@ -155,7 +163,7 @@ class Module:
             return
         if self._memory is None:
             raise EncodeError("data needs a memory")
-        heads = [b"\x00" + i32_const(address).code + _END + leb.unsigned(len(data)) for address, data in self._data]
+        heads = [_place(address) + leb.unsigned(len(data)) for address, data in self._data]
         count = leb.unsigned(len(self._data))
         size_bytes = len(count) + sum(map(len, heads)) + sum(len(data) for _, data in self._data)
         yield bytes([_DATA]) + leb.unsigned(size_bytes) + count
@@ -191,6 +199,11 @@ def _section(number: int, entries: Sequence[bytes]) -> bytes:
         return b""
     content = leb.unsigned(len(entries)) + b"".join(entries)
     return bytes([number]) + leb.unsigned(len(content)) + content
+
+
+def _place(address: int | None) -> bytes:
+    """Return how a data segment starts: with its kind, and its address if it has one."""
+    return b"\x01" if address is None else b"\x00" + i32_const(address).code + _END
 
 
 def _name(text: str) -> bytes:

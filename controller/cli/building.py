@@ -49,6 +49,9 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     spec: ModelSpec
     memory_bytes: int
     constant_bytes: int
+    """What weights and other constants take in memory."""
+    stored_bytes: int
+    """What they take in the module."""
     arena_bytes: int
     arena_bound_bytes: int
     multiply_adds: int
@@ -76,6 +79,7 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
     normalize: compiling.Normalize = None,
     state: compiling.States = None,
     labels: compiling.Labels = None,
+    weights: compiling.WeightsForm = None,
     simd: Annotated[
         Simd, typer.Option("--simd", help="relaxed is what devices run; simd128 runs in every browser and engine.")
     ] = Simd.RELAXED,
@@ -101,6 +105,7 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
         normalize=normalize,
         states=state,
         labels=labels,
+        weights=weights,
     )
     chosen = msgspec.structs.replace(
         flags.options(),
@@ -153,6 +158,7 @@ def _result(
         spec=model.spec,
         memory_bytes=model.memory_bytes,
         constant_bytes=model.constant_bytes,
+        stored_bytes=model.stored_bytes,
         arena_bytes=model.arena_bytes,
         arena_bound_bytes=model.arena_bound_bytes,
         multiply_adds=sum(layer.multiply_adds for layer in model.layers),
@@ -163,7 +169,10 @@ def _result(
 def _rows(model: "compiler.CompiledModel", text_path: Path | None) -> Iterator[tuple[str, str]]:
     if text_path is not None:
         yield "as text", f"{text_path}, {wording.size(text_path.stat().st_size)}"
-    yield "module", f"{wording.size(len(model.wasm))}, of which {wording.size(model.constant_bytes)} are weights"
+    weights = f"{wording.size(model.stored_bytes)} are weights"
+    if model.stored_bytes < model.constant_bytes:
+        weights += f", {wording.size(model.constant_bytes)} in memory"
+    yield "module", f"{wording.size(len(model.wasm))}, of which {weights}"
     yield "sha256", sha256(model.wasm)
     yield "model", f"{model.spec.name or '-'} {model.spec.version or '-'}"
     yield "inputs", "\n".join(map(_tensor, model.spec.inputs))

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from compiler.options import CompileOptions, Normalization
+from compiler.options import CompileOptions, Normalization, Weights
 from protocol.limits import MIB
 
 _MAX_LABELS_BYTES = MIB
@@ -60,6 +60,15 @@ Labels = Annotated[
     ),
 ]
 
+WeightsForm = Annotated[
+    Weights | None,
+    typer.Option(
+        "--weights",
+        help="small: in the fewest bytes that give exactly the same numbers, which the module expands when it starts; "
+        "raw: as they are in memory. [default: small]",
+    ),
+]
+
 
 class CompileFlags(msgspec.Struct, frozen=True, kw_only=True):
     """What a command line said about compiling."""
@@ -70,6 +79,7 @@ class CompileFlags(msgspec.Struct, frozen=True, kw_only=True):
     normalize: str | None = None
     states: list[str] | None = None
     labels: list[str] | None = None
+    weights: Weights | None = None
 
     @property
     def are_given(self) -> bool:
@@ -87,6 +97,7 @@ class CompileFlags(msgspec.Struct, frozen=True, kw_only=True):
             uint8_inputs=dict.fromkeys(self.uint8_inputs or (), normalization),
             states=dict(_pairs(self.states, "--state")),
             labels={name: _lines(path) for name, path in _pairs(self.labels, "--labels")},
+            weights=self.weights or Weights.SMALL,
         )
 
 

@@ -110,10 +110,10 @@ def _rows(found: Inspection) -> Iterator[tuple[str, str]]:
         ratio = (
             f" ({plan.arena_bytes / plan.arena_bound_bytes:.2f} x what lives at once)" if plan.arena_bound_bytes else ""
         )
-        yield (
-            "plan",
-            f"{wording.size(plan.constant_bytes)} of constants, {wording.size(plan.arena_bytes)} of values{ratio}",
-        )
+        constants = f"{wording.size(plan.constant_bytes)} of constants"
+        if plan.stored_bytes is not None and plan.stored_bytes < plan.constant_bytes:
+            constants += f" (stored in {wording.size(plan.stored_bytes)})"
+        yield "plan", f"{constants}, {wording.size(plan.arena_bytes)} of values{ratio}"
         yield "work", wording.count(sum(work for _, work in plan.layers), "multiply-add") + " a call"
     yield "requires", ", ".join(module.required_features) or "nothing special"
     yield "exports", ", ".join(export.name for export in module.exports) or "none"

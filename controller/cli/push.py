@@ -107,6 +107,7 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
     normalize: compiling.Normalize = None,
     state: compiling.States = None,
     labels: compiling.Labels = None,
+    weights: compiling.WeightsForm = None,
     is_json: options.Json = False,
 ) -> None:
     """Release a model and roll it out to devices.
@@ -126,6 +127,7 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
         normalize=normalize,
         states=state,
         labels=labels,
+        weights=weights,
     )
     if is_unchecked and test_data is None:
         raise typer.BadParameter(_NOTHING_TO_TEST, param_hint="--skip-preflight")

@@ -18,6 +18,7 @@ from compiler.options import Normalization
 from controller.bundling.compilation import DEVICES_FIRST, compile_file
 from tests.compiler.execution import Runner
 from tests.compiler.models import BUILT, PACKAGED
+from tests.compiler.models.quantised import quantised
 from tests.conftest import find_tool
 from tests.tour import HOUSE, Tour, blocks
 
@@ -150,12 +151,14 @@ console.log(JSON.stringify(answers));
 
 
 @pytest.mark.needs("node")
-@pytest.mark.parametrize("name", ["small-cnn", "step-decoder", "magika", "silero-vad", "pp-ocr-cls"])
+@pytest.mark.parametrize("name", ["small-cnn", "small-cnn qdq", "step-decoder", "magika", "silero-vad", "pp-ocr-cls"])
 def test_node_answers_as_devices_do(name: str, tmp_path: Path) -> None:
-    """The same bytes for the same inputs, with a state too, which a reset forgets."""
+    """The same bytes for the same inputs, with a state too, which a reset forgets, and with weights that expand."""
+    name, *kind = name.split()
     [model] = [each for each in (*BUILT, *PACKAGED) if each.name == name]
     states = {"state": "stateN"} if name == "silero-vad" else {}
-    compiled = compile_model(model.read(), msgspec.structs.replace(model.options, states=states, target=Target.SIMD128))
+    source = quantised(model, *kind) if kind else model.read()
+    compiled = compile_model(source, msgspec.structs.replace(model.options, states=states, target=Target.SIMD128))
     calls = [model.inputs(seed) for seed in range(3)]
     given: list[object] = [{k: np.ascontiguousarray(v).tobytes().hex() for k, v in call.items()} for call in calls]
     (tmp_path / "model.wasm").write_bytes(compiled.wasm)

@@ -157,7 +157,7 @@ def test_a_profiling_table_and_globals_are_kept() -> None:
     ("source", "said"),
     [
         ('(module (import "a" "b" (func)))', "cannot be shown as text"),
-        ('(module (memory 1) (data "passive"))', "got one of kind 1"),
+        ("(module (table 1 funcref) (elem func))", "got one of kind 1"),
     ],
 )
 def test_what_the_compiler_does_not_write_is_refused(source: str, said: str) -> None:

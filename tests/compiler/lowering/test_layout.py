@@ -14,8 +14,9 @@ from compiler.ir import operations as ops
 from compiler.ir.axes import reshape_axes
 from compiler.ir.builder import GraphBuilder
 from compiler.lowering.layout import choose_layouts
-from compiler.lowering.lowering import Lowering
+from compiler.lowering.lowering import Lowering, Memory
 from compiler.lowering.placement import row_major
+from compiler.options import Weights
 from tests.compiler.execution import assert_close, run_compiled
 from tests.compiler.onnx_models import ModelWriter, run_onnxruntime
 
@@ -39,7 +40,7 @@ class Builder(GraphBuilder):
 
 def lowered(graph: Graph) -> Lowering:
     """Return a graph with a place for each value."""
-    low = Lowering(graph, Target.RELAXED)
+    low = Lowering(graph, Target.RELAXED, Memory(Weights.SMALL))
     low.run()
     return low
 
