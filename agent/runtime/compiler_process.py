@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import threading
+import time
 from pathlib import Path
 
 from wasmtime import Module, WasmtimeError
@@ -27,11 +28,12 @@ _FIRST_TO_DIE = "1000"
 
 def main(stack_kib: int, memory_bytes: int, output: Path) -> int:
     """Compile standard input to `output`; return the exit status."""
-    _give_way()
     Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_DIE)
     _limit_memory(memory_bytes)
     try:
-        code = Module(engine_for(stack_kib).engine, sys.stdin.buffer.read()).serialize()
+        engine, wasm = engine_for(stack_kib).engine, sys.stdin.buffer.read()
+        _give_way()  # not before: the idle hold the interpreter for long when no processor is
+        code = Module(engine, wasm).serialize()
     except WasmtimeError as error:
         sys.stdout.write(one_line(str(error)))
         return DOES_NOT_COMPILE
@@ -51,31 +53,29 @@ def main(stack_kib: int, memory_bytes: int, output: Path) -> int:
 def _give_way() -> None:
     """Run only where a processor would be idle, so that no inference waits for the compiler; nice after a while."""
     os.nice(_NICENESS)
-    if not _may_insist():
-        return
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    timer = threading.Timer(_PATIENCE_S, _insist)
-    timer.daemon = True
-    timer.start()
+    is_begun = threading.Event()
+    threading.Thread(target=_idle_for_a_while, args=(is_begun,), daemon=True).start()
+    is_begun.wait()
 
 
-def _may_insist() -> bool:
-    """Return whether there is a way back: for a user without rights only where RLIMIT_NICE allows our niceness."""
-    tried: list[bool] = []
+def _idle_for_a_while(is_begun: threading.Event) -> None:
+    """Move the main thread, and what it starts, to the idle class and back; in a thread that is never idle itself.
 
-    def try_it() -> None:  # in a thread that ends: each has a policy of its own
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-            tried.append(True)
-
-    thread = threading.Thread(target=try_it)
-    thread.start()
-    thread.join()
-    return bool(tried)
+    Where no processor ever is, an idle thread would wait for seconds for each look at the clock.
+    """
+    with contextlib.suppress(OSError):
+        # Is there a way back? For a user without rights only where RLIMIT_NICE allows our niceness.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setscheduler(os.getpid(), os.SCHED_IDLE, os.sched_param(0))
+        is_begun.set()
+        time.sleep(_PATIENCE_S)
+        _insist()
+    is_begun.set()
 
 
 def _insist() -> None:
+    os.sched_setscheduler(os.getpid(), os.SCHED_OTHER, os.sched_param(0))  # first: the threads that it starts inherit
     for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):
             os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))

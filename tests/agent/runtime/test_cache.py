@@ -256,6 +256,24 @@ def test_compiler_insists_after_a_while() -> None:
     assert f"{os.SCHED_OTHER} 10" == manners_in_the_end()
 
 
+def test_thread_that_will_insist_is_not_idle_itself() -> None:
+    """It could wait for seconds for its turn; every thread that is idle by then is moved, also a later one."""
+    code = """if True:
+        import os, threading
+        from agent.runtime import compiler_process
+        def classes():
+            return [os.sched_getscheduler(int(tid)) for tid in sorted(os.listdir("/proc/self/task"), key=int)]
+        compiler_process._PATIENCE_S = 3600.0
+        compiler_process._give_way()
+        print(*classes())
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        print(*classes())
+        compiler_process._insist()
+        print(*classes())"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ["5 0", "5 0 5", "0 0 0"] == done.stdout.splitlines()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="drops the rights of root")
 def test_compiler_of_a_user_without_rights_does_not_starve() -> None:
     """Such a user cannot leave the idle class again: the compiler stays an ordinary, nice process from the start."""
