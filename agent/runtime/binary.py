@@ -1,4 +1,4 @@
-"""What a wasm file declares: imports, exports, its memory. Read from the binary without compiling it.
+"""What a wasm file declares: imports, exports, its memory and tables. Read from the binary without compiling it.
 
 Only for a file that an engine has validated: it is then well-formed, and this follows the shortest path through it.
 An engine takes some things in longer forms too, such as `(ref null func)` for `funcref`; here they are refused: who
@@ -13,7 +13,7 @@ from protocol.wasm import sections
 
 PAGE_BYTES = 65_536
 _VALUE_TYPES = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x70: "funcref", 0x6F: "externref"}
-_TYPE, _IMPORT, _FUNCTION, _MEMORY, _EXPORT = 1, 2, 3, 5, 7
+_TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _EXPORT = 1, 2, 3, 4, 5, 7
 _KINDS = ("function", "table", "memory", "global", "tag")
 _FUNCTION_TYPE = 0x60
 _REFERENCE_TYPES = (0x70, 0x6F)
@@ -30,6 +30,8 @@ class ModuleFacts(msgspec.Struct, frozen=True, kw_only=True):
     memory_min_bytes: int
     memory_max_bytes: int | None
     """None when the module sets itself no bound."""
+    tables: tuple[int, ...]
+    """How many elements each table of its own starts with."""
 
 
 class _Reader:
@@ -92,6 +94,7 @@ def parse_declarations(wasm: bytes) -> ModuleFacts:
         exports=_exports(_Reader(payloads.get(_EXPORT, b"\0")), functions),
         memory_min_bytes=pages_min * PAGE_BYTES,
         memory_max_bytes=None if pages_max is None else pages_max * PAGE_BYTES,
+        tables=_tables(_Reader(payloads.get(_TABLE, b"\0"))),
     )
 
 
@@ -124,6 +127,14 @@ def _imports(reader: _Reader, types: list[str]) -> tuple[list[str], list[str], l
             reader.byte()
             reader.number()
     return names, functions, memories
+
+
+def _tables(reader: _Reader) -> tuple[int, ...]:
+    found = []
+    for _ in range(reader.number()):
+        reader.expect(*_REFERENCE_TYPES)
+        found.append(reader.limits()[0])
+    return tuple(found)
 
 
 def _exports(reader: _Reader, functions: list[str]) -> dict[str, str]:

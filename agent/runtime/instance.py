@@ -22,7 +22,7 @@ from agent.runtime.errors import (
 )
 from agent.runtime.module import check_abi, inspect
 from agent.runtime.process import ProcessSandbox
-from agent.runtime.sandbox import Caps, Terms, ThreadSandbox
+from agent.runtime.sandbox import MAX_TABLE_ELEMENTS, MAX_TABLES, Caps, Terms, ThreadSandbox
 from agent.runtime.zygote import Zygote
 from protocol.tensors import TensorSpec
 
@@ -95,6 +95,11 @@ def _check_terms(facts: ModuleFacts, caps: Caps, *, stateful: bool) -> None:
         raise MemoryCapError(
             f"expected at most {caps.memory_bytes:,} bytes of memory, "
             f"got a module that starts with {facts.memory_min_bytes:,}"
+        )
+    if len(facts.tables) > MAX_TABLES or max(facts.tables, default=0) > MAX_TABLE_ELEMENTS:
+        raise MemoryCapError(
+            f"expected at most {MAX_TABLES} tables of at most {MAX_TABLE_ELEMENTS:,} elements, "
+            f"got a module with {len(facts.tables)}, the largest of {max(facts.tables):,}"
         )
 
 

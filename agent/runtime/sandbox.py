@@ -14,7 +14,7 @@ from wasmtime import Func, Instance, Memory, Module, Store, Trap, WasmtimeError
 from agent.runtime.call import Call
 from agent.runtime.deadline import Watch, ticks_for
 from agent.runtime.engine import engine_for
-from agent.runtime.errors import AbiError, InputError, MemoryCapError, ModelError, StatusError, one_line
+from agent.runtime.errors import AbiError, DeviceMemoryError, InputError, ModelError, StatusError, one_line
 from agent.runtime.stack import check_stack
 from agent.runtime.traps import explain_trap
 from protocol.limits import DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_CAP_BYTES, DEFAULT_STACK_KIB
@@ -143,7 +143,11 @@ class ThreadSandbox:
         except Trap as error:
             raise explain_trap(error, start_ms, self._caps.stack_kib) from None
         except WasmtimeError as error:
-            raise MemoryCapError(f"the module cannot start within its limits: {one_line(str(error))}") from None
+            # What the module declares was held against its caps before: it is the machine that gives no more.
+            raise DeviceMemoryError(
+                f"expected enough free memory on the device for an instance of the module: {one_line(str(error))}. "
+                "Free some memory on the device, or raise its limits (ulimit -v), then deploy the release again"
+            ) from None
         self._memory = cast("Memory", exports["memory"])
         self.memory_bytes = self._memory.data_len(self._store)
         limits = self._memory.type(self._store).limits

@@ -2,6 +2,8 @@
 
 import math
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -180,11 +182,15 @@ def test_atomic_wait_is_refused(load: Load, text: Text) -> None:
         load(text("(memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1))"))
 
 
-@pytest.mark.parametrize("table", ["(table 2000000 funcref)", "(table 1 funcref)" * 9])
-def test_tables_have_a_cap_too(load: Load, text: Text, table: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [("(table 100001 funcref)", "with 1, the largest of 100,001"), ("(table 1 externref)" * 9, "with 9, the largest")],
+)
+def test_tables_have_a_cap_too(load: Load, text: Text, table: str, message: str) -> None:
     """A table takes memory that the memory cap does not see."""
-    with pytest.raises(MemoryCapError, match="table"):
+    with pytest.raises(MemoryCapError, match=f"at most 8 tables of at most 100,000 elements, got a module {message}"):
         load(text(more=table))
+    load(text(more="(table 100000 funcref)" * 8)).infer([bytes(8)])
 
 
 def test_table_that_grows_stops_at_the_cap(load: Load, text: Text) -> None:
@@ -212,6 +218,33 @@ def test_data_outside_the_memory_is_refused(load: Load, text: Text) -> None:
     """Data that does not fit stops the module from starting."""
     with pytest.raises(TrapError, match="out of bounds"):
         load(text(more='(data (i32.const 65535) "ab")'))
+
+
+def test_table_elements_outside_the_table_are_refused(load: Load, text: Text) -> None:
+    """As data outside the memory."""
+    with pytest.raises(TrapError, match="table access out of bounds"):
+        load(text(more="(table 1 funcref) (elem (i32.const 1) $run)"))
+
+
+@pytest.mark.parametrize("level", ["thread", "process"])
+def test_machine_that_has_no_room_for_an_instance_is_not_the_models_fault(level: str, text: Text) -> None:
+    """An instance that the system refuses says nothing about the module and its caps."""
+    code = f"""if True:
+        from contextlib import ExitStack
+        from agent.runtime import Caps, ModelError, Zygote, assemble, load_model
+        from protocol.tensors import TensorSpec
+        x = (TensorSpec(name="x", datatype="FP32", shape=(2,)),)
+        with ExitStack() as stack:
+            zygote = stack.enter_context(Zygote()) if {level!r} == "process" else None
+            try:
+                load_model(assemble({text()!r}), x, x, Caps(), zygote=zygote)
+            except ModelError as error:
+                print(error.code, error)"""
+    argv = ["/bin/sh", "-c", 'ulimit -v 3000000; exec "$0" -c "$1"', sys.executable, code]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert 0 == done.returncode, done.stderr
+    assert done.stdout.startswith("out_of_memory expected enough free memory on the device for an instance"), done
+    assert "Cannot allocate memory" in done.stdout
 
 
 @pytest.mark.parametrize("which", ["input", "output"])

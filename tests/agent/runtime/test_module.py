@@ -44,7 +44,8 @@ HEADER = b"\0asm\x01\0\0\0"
         (1, b"\x01\x60\x01\x63\x70\x00"),  # a parameter `(ref null func)`
         (1, b"\x01\x60\x00\x01\x63\x6f"),  # a result `(ref null extern)`
         (1, b"\x01\x4f\x00\x60\x00\x00"),  # `(sub final (func))`
-        (2, b"\x01\x01a\x01b\x01\x63\x70\x00\x01"),  # a table of `(ref null func)`
+        (4, b"\x01\x63\x70\x00\x01"),  # a table of `(ref null func)`
+        (2, b"\x01\x01a\x01b\x01\x63\x70\x00\x01"),  # an imported one
         (2, b"\x01\x01a\x01b\x03\x63\x70\x00"),  # a global of that type
         (2, b"\x01\x01a\x00\x7f\x01\x01b\x03\x7f\x00"),  # imports that share the name of their module
     ],
@@ -64,7 +65,7 @@ def test_every_kind_of_import_and_export_is_read() -> None:
           (import "a" "g" (global (mut i32)))
           (import "b" "m" (memory 3))
           (func (param f32))
-          (table 1 funcref)
+          (table 1 funcref) (table 7 9 externref)
           (global i32 (i32.const 0))
           (export "first" (func 0)) (export "second" (func 1))
           (export "t" (table 1)) (export "g" (global 1)) (export "m" (memory 0)))""")
@@ -77,7 +78,7 @@ def test_every_kind_of_import_and_export_is_read() -> None:
         "g": "global",
         "m": "memory",
     } == facts.exports
-    assert (3 * 65536, None) == (facts.memory_min_bytes, facts.memory_max_bytes)
+    assert (3 * 65536, None, (1, 7)) == (facts.memory_min_bytes, facts.memory_max_bytes, facts.tables)
 
 
 @pytest.mark.parametrize(
