@@ -73,6 +73,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """The agent stopped of its own accord: the next start is not a crash."""
     is_repair: bool = False
     """The release succeeded before and is not served any more: nothing is reported again."""
+    is_outdated: bool = False
+    """The policy changed while this repair was made: if it fails, it is tried again at once."""
     fault: Reason | None = None
     """Why it is being rolled back."""
 
@@ -88,8 +90,6 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """How often in a row the release of the goal could not be brought back."""
     repair_at_ms: int = 0
     """When that is tried again, on the engine's clock."""
-    is_repair_outdated: bool = False
-    """The policy changed while a repair was made: if it fails, it is tried again at once."""
     trouble: Reason | None = None
     """Why a release that was committed is not served any more."""
     unserved: Installed | None = None

@@ -166,7 +166,7 @@ def _on_policy_read(turn: Turn, _: PolicyRead) -> None:
         turn.model = replace(turn.model, failed_repairs=0, repair_at_ms=0)
         turn.pursue()
     elif turn.model.current and turn.model.current.is_repair:
-        turn.model = replace(turn.model, is_repair_outdated=True)
+        turn.set_current(replace(turn.model.current, is_outdated=True))
 
 
 def _on_tick(turn: Turn, _: Ticked) -> None:

@@ -84,11 +84,11 @@ class Turn:
             self.model = replace(self.model, active=replace(self.model.active, deployment_id=ended.deployment_id))
         self.set_current(None)
         if current.is_repair and not ended.is_installed:
-            self._postpone_repair(reason)  # it did succeed once: that stays the end of the deployment
+            self._postpone_repair(current, reason)  # it did succeed once: that stays the end of the deployment
         else:
             others = (each for each in self.settled if each.deployment_id != ended.deployment_id)
             self.settled = (*others, ended)[-MAX_SETTLED:]
-            self.model = replace(self.model, failed_repairs=0, repair_at_ms=0, is_repair_outdated=False)
+            self.model = replace(self.model, failed_repairs=0, repair_at_ms=0)
         if state in GOOD_ENDS:
             self.model = replace(self.model, trouble=None, unserved=None)
         goal = self.model.goal
@@ -188,15 +188,14 @@ class Turn:
             )
         )
 
-    def _postpone_repair(self, reason: Reason | None) -> None:
+    def _postpone_repair(self, repair: Deployment, reason: Reason | None) -> None:
         failures = self.model.failed_repairs + 1
         pause_ms = min(FIRST_REPAIR_PAUSE_MS << min(failures - 1, 16), MAX_REPAIR_PAUSE_MS)
-        if self.model.is_repair_outdated:
+        if repair.is_outdated:
             failures, pause_ms = 0, 1
         self.model = replace(
             self.model,
             failed_repairs=failures,
             repair_at_ms=self.now_ms + pause_ms,
-            is_repair_outdated=False,
             trouble=reason or self.model.trouble,
         )

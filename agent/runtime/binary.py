@@ -18,6 +18,9 @@ _KINDS = ("function", "table", "memory", "global", "tag")
 _FUNCTION_TYPE = 0x60
 _REFERENCE_TYPES = (0x70, 0x6F)
 _HAS_MAX = 0x01
+_MAX_NAMED = 10
+MAX_ENTRIES = 100_000
+"""Of types, functions, imports and exports each: reading them takes time that callers' requests would miss."""
 
 
 class ModuleFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +35,13 @@ class ModuleFacts(msgspec.Struct, frozen=True, kw_only=True):
     """None when the module sets itself no bound."""
     tables: tuple[int, ...]
     """How many elements each table of its own starts with."""
+
+
+def _unexpected(code: int) -> CompileError:
+    return CompileError(
+        f"expected a module of plain types and imports, got one with the code {code:#04x} among them: "
+        "build it without the extensions to WebAssembly that came after SIMD"
+    )
 
 
 class _Reader:
@@ -63,14 +73,26 @@ class _Reader:
         """Return the next byte, which must be one of `codes`."""
         byte = self.byte()
         if byte not in codes:
-            raise CompileError(
-                f"expected a module of plain types and imports, got one with the code {byte:#04x} among them: "
-                "build it without the extensions to WebAssembly that came after SIMD"
-            )
+            raise _unexpected(byte)
         return byte
 
+    def entries(self) -> range:
+        """Return the numbers of the entries that follow."""
+        count = self.number()
+        if count > MAX_ENTRIES:
+            raise CompileError(
+                f"expected at most {MAX_ENTRIES:,} types, functions, imports and exports each, got {count:,} of a kind"
+            )
+        return range(count)
+
     def value_types(self) -> str:
-        return ", ".join(_VALUE_TYPES[self.expect(*_VALUE_TYPES)] for _ in range(self.number()))
+        """Return them as text; many of them as a number, for a module may have gigabytes of them."""
+        count = self.number()
+        codes = self._data[self._at : self._at + count]
+        self._at += count
+        if others := codes.translate(None, bytes(_VALUE_TYPES)):
+            raise _unexpected(others[0])
+        return ", ".join(_VALUE_TYPES[code] for code in codes) if count <= _MAX_NAMED else f"{count} values"
 
     def limits(self) -> tuple[int, int | None]:
         flags = self.byte()
@@ -85,9 +107,9 @@ def parse_declarations(wasm: bytes) -> ModuleFacts:
     types = _types(_Reader(payloads.get(_TYPE, b"\0")))
     imports, functions, memories = _imports(_Reader(payloads.get(_IMPORT, b"\0")), types)
     reader = _Reader(payloads.get(_FUNCTION, b"\0"))
-    functions += [types[reader.number()] for _ in range(reader.number())]
+    functions += [types[reader.number()] for _ in reader.entries()]
     reader = _Reader(payloads.get(_MEMORY, b"\0"))
-    memories += [reader.limits() for _ in range(reader.number())]
+    memories += [reader.limits() for _ in reader.entries()]
     pages_min, pages_max = memories[0] if memories else (0, 0)
     return ModuleFacts(
         imports=tuple(imports),
@@ -100,7 +122,7 @@ def parse_declarations(wasm: bytes) -> ModuleFacts:
 
 def _types(reader: _Reader) -> list[str]:
     found = []
-    for _ in range(reader.number()):
+    for _ in reader.entries():
         reader.expect(_FUNCTION_TYPE)
         parameters = reader.value_types()
         results = reader.value_types()
@@ -110,7 +132,7 @@ def _types(reader: _Reader) -> list[str]:
 
 def _imports(reader: _Reader, types: list[str]) -> tuple[list[str], list[str], list[tuple[int, int | None]]]:
     names, functions, memories = [], [], []
-    for _ in range(reader.number()):
+    for _ in reader.entries():
         names.append(f"{reader.name()}.{reader.name()}")
         kind = _KINDS[reader.expect(*range(len(_KINDS)))]
         if kind == "function":
@@ -131,7 +153,7 @@ def _imports(reader: _Reader, types: list[str]) -> tuple[list[str], list[str], l
 
 def _tables(reader: _Reader) -> tuple[int, ...]:
     found = []
-    for _ in range(reader.number()):
+    for _ in reader.entries():
         reader.expect(*_REFERENCE_TYPES)
         found.append(reader.limits()[0])
     return tuple(found)
@@ -139,7 +161,7 @@ def _tables(reader: _Reader) -> tuple[int, ...]:
 
 def _exports(reader: _Reader, functions: list[str]) -> dict[str, str]:
     found = {}
-    for _ in range(reader.number()):
+    for _ in reader.entries():
         name, kind, index = reader.name(), _KINDS[reader.expect(*range(len(_KINDS)))], reader.number()
         found[name] = functions[index] if kind == "function" else kind
     return found

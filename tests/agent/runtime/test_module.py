@@ -56,6 +56,27 @@ def test_longer_forms_are_refused_and_not_misread(section: int, content: bytes) 
         inspect(HEADER + bytes((section, len(content))) + content)
 
 
+def test_many_types_are_refused_before_they_are_read() -> None:
+    """A file of a few megabytes could keep the device busy for long otherwise."""
+    count = 100_001
+    types = HEADER + b"\x01" + leb(3 + 3 * count) + leb(count) + b"\x60\x00\x00" * count
+    with pytest.raises(CompileError, match=r"expected at most 100,000 types, .* got 100,001 of a kind"):
+        inspect(types)
+
+
+def test_many_parameters_are_counted_and_not_named() -> None:
+    """A signature stays short; no model has such a one."""
+    facts = inspect(assemble(f'(module (func (export "f") (param {"i32 " * 1000}) (result i32) unreachable))'))
+    assert {"f": "(1000 values) -> i32"} == facts.exports
+
+
+def leb(number: int) -> bytes:
+    """Return an unsigned number as WebAssembly writes it."""
+    if number < 0x80:
+        return bytes((number,))
+    return bytes((number & 0x7F | 0x80,)) + leb(number >> 7)
+
+
 def test_every_kind_of_import_and_export_is_read() -> None:
     """Imports shift the indices of functions; exports of every kind have a name for it."""
     facts = inspect(
