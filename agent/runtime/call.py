@@ -65,9 +65,9 @@ class Call:
         # What follows is `with watch:` written out, which saves a tenth of the whole call.
         watch = self._watch
         watch.is_running = True
-        if not watch.clock.is_ticking:
-            watch.clock.start()
         try:
+            if not watch.clock.is_ticking:
+                watch.clock.start()
             error = _call_unchecked(*self._arguments)
         finally:
             watch.is_running = False

@@ -14,7 +14,7 @@ from wasmtime import Func, Instance, Module, Store
 
 from agent.runtime import Caps, LoadedModel, assemble, engine_features, load_model, runtime_name
 from agent.runtime.call import Call
-from agent.runtime.deadline import PERIOD_MS, Watch, ticks_for
+from agent.runtime.deadline import PERIOD_MS, EpochClock, Watch, ticks_for
 from agent.runtime.engine import engine_for
 from agent.runtime.errors import AbiError, DeadlineError
 from protocol.limits import STACK_CLASSES_KIB
@@ -105,6 +105,25 @@ def test_call_with_another_signature_is_refused_by_what_the_engine_says(signatur
     with pytest.raises(AbiError, match="expected a function that takes and returns at most one i32"):
         Call(store, function, watch, 1)
     watch.close()
+
+
+class NoClock(EpochClock):
+    """A clock on a machine that gives it no timer."""
+
+    def start(self) -> None:
+        """Begin to tick."""
+        raise OSError("no timer")
+
+
+def test_call_that_finds_no_clock_does_not_run_and_is_over() -> None:
+    """It is not counted among those that need ticks for ever after."""
+    engine = engine_for(64).engine
+    store, watch = Store(engine), Watch(NoClock(engine))
+    module = Module(engine, assemble('(module (func (export "f") unreachable))'))
+    call = Call(store, cast("Func", Instance(store, module, []).exports(store)["f"]), watch, 1)
+    with pytest.raises(OSError, match="no timer"):
+        call.run()
+    assert not watch.is_running
 
 
 def test_clock_rests_and_starts_again(load: Load) -> None:
