@@ -5,12 +5,13 @@ import math
 import numpy as np
 
 from compiler.dtypes import DType
-from compiler.formula import Formula, formula_of, identity
+from compiler.formula import Formula, Term, formula_of, identity
 from compiler.formula.formula import Number
 from compiler.importer.context import NodeContext
 from compiler.importer.operators.linear import padding
 from compiler.importer.registry import operator
 from compiler.ir import operations as ops
+from compiler.ir.builder import check_foldable
 
 
 class _Windows:
@@ -53,12 +54,59 @@ class _Windows:
 @operator("MaxPool")
 def max_pool(n: NodeContext) -> None:
     """The greatest element of each window."""
-    if len(n.node.output) > 1 and n.node.output[1]:
-        raise n.refuse("the indices of the greatest elements are not implemented")
     dtype = n.dtype()
     lowest: Number = float("-inf") if dtype.is_float else int(np.iinfo(dtype.value).min)
-    windows, axes = _Windows(n).unfold(n, n[0], lowest)
-    n.set(n.graph.reduce("at_least", windows, axes))
+    shape = _Windows(n)
+    windows, axes = shape.unfold(n, n[0], lowest)
+    greatest = n.graph.reduce("at_least", windows, axes)
+    if len(n.node.output) > 1 and n.node.output[1]:
+        n.set(greatest, _places(n, shape, windows, axes))
+    else:
+        n.set(greatest)
+
+
+def _places(n: NodeContext, shape: _Windows, windows: str, axes: list[int]) -> str:
+    """Return where the first greatest element of each window is in the whole input, counted in its order of storage."""
+    g, rank = n.graph, len(shape.lengths)
+    around = [a for a in range(2 + 2 * rank) if a not in axes]
+    rows = g.reshape(g.transpose(windows, [*around, *axes]), (*n.shape()[:2], *shape.counts, math.prod(shape.kernel)))
+    tap = g.add(ops.Extreme(is_greatest=True, is_last=False), rows)
+    taps = np.unravel_index(np.arange(math.prod(shape.kernel)), shape.kernel)
+    is_turned = n.integer("storage_order", 0)
+    images = np.arange(math.prod(n.shape()[:2])).reshape(*n.shape()[:2], *[1] * rank) * math.prod(shape.lengths)
+    result = g.constant(images.astype(np.int64))
+    for axis, length in enumerate(shape.lengths):
+        starts = np.arange(shape.counts[axis]) * shape.strides[axis] - shape.fronts[axis]
+        first = g.constant(starts.reshape([-1 if a == axis else 1 for a in range(rank)]).astype(np.int64))
+        step = g.take(g.constant(taps[axis].astype(np.int64) * shape.dilations[axis]), tap, 0)
+        others = shape.lengths[:axis] if is_turned else shape.lengths[axis + 1 :]
+
+        def moved(r: Term, s: Term, t: Term, last: int = length - 1, stride: int = math.prod(others)) -> Term:
+            # Padding is the greatest only where all elements are the least, then the nearest one stands for it.
+            return r + (s + t).apply("at_least", 0).apply("at_most", last) * stride
+
+        result = n.map(moved, result, first, step)
+    return result
+
+
+@operator("MaxUnpool")
+def max_unpool(n: NodeContext) -> None:
+    """Elements back where they were the greatest of their windows, zeros elsewhere."""
+    n.require_float(0)
+    shape, g = n.shape(), n.graph
+    spatial = len(shape) - 2
+    kernel, strides = n.sizes("kernel_shape", ()), n.sizes("strides", [1] * spatial)
+    pads = n.integers("pads", [0] * 2 * spatial)
+    sides = zip(shape[2:], kernel, strides, pads[:spatial], pads[spatial:], strict=True)
+    pooled = (*shape[:2], *((d - 1) * step + size - front - back for d, size, step, front, back in sides))
+    check_foldable(math.prod(pooled), 4)
+    zeros = g.constant(np.zeros(math.prod(pooled), np.float32))
+    count = n.type().elements
+    flat = g.add(ops.Scatter(None), zeros, g.reshape(n[0], (count,)), g.reshape(n[1], (count,)))
+    whole = g.reshape(flat, pooled)
+    wanted = n.constant_integers(2) if n.has(2) else pooled
+    behind = tuple(w - d for w, d in zip(wanted, pooled, strict=True))  # the indices count without them
+    n.set(g.add(ops.Pad((0,) * len(shape), behind, 0.0), whole) if any(behind) else whole)
 
 
 @operator("AveragePool")

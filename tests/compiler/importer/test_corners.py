@@ -32,6 +32,17 @@ CORNERS = {
     "a power of a whole number that is none": """g (int64[6] x) => (int64[4, 6] y)
         <float[4, 1] e = {0.5, 1.7, 3, 0}, int64[6] b = {0, 1, 2, 3, 10, 99}>
         { none = Sub(x, x) a = Add(b, none) y = Pow(a, e) }""",
+    "places of the greatest": """g (float[2, 3, 7, 6] x) => (float[2, 3, a, b] y, int64[2, 3, a, b] i)
+        { r = Round(x) y, i = MaxPool <kernel_shape = [3, 2], strides = [2, 1], pads = [1, 1, 0, 1],
+                                       dilations = [1, 2], ceil_mode = 1> (r) }""",
+    "places in the other order": """g (float[1, 2, 4, 5, 3] x) => (float[1, 2, a, b, c] y, int64[1, 2, a, b, c] i)
+        { y, i = MaxPool <kernel_shape = [2, 2, 2], storage_order = 1> (x) }""",
+    "places where all are the least": """g (int8[1, 1, 4, 4] x) => (int8[1, 1, 4, 4] y, int64[1, 1, 4, 4] i)
+        <int8 least = {-128}> { none = Sub(x, x) all = Add(none, least)
+          y, i = MaxPool <kernel_shape = [2, 2], auto_pad = "SAME_LOWER"> (all) }""",
+    "back to where they were": """g (float[1, 2, 6, 4] x) => (float[1, 2, a, b] y)
+        { v, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+          y = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (v, i) }""",
     "norms of whole numbers": """g (int64[3, 4] x, int32[3, 4] i) => (int64[3] y, int32[4] z)
         { y = ReduceL2 <axes = [1], keepdims = 0> (x) z = ReduceL2 <axes = [0], keepdims = 0> (i) }""",
     "the norm of everything": "g (float[2, 3, 4, 5] x) => (float[2, 3, 1, 1] y) { y = GlobalLpPool <p = 3> (x) }",
