@@ -18,7 +18,7 @@ from protocol.codec import sha256
 from protocol.identifiers import Version
 from protocol.manifest import Manifest
 from protocol.tensors import TensorSpec
-from tests.controller.wat_models import GROW, LOOP, STATUS, TRAP, wasm
+from tests.controller.wat_models import DOUBLE, GROW, LOOP, STATUS, TRAP, wasm
 
 PAGE = 65_536
 
@@ -177,3 +177,24 @@ def test_labels_reach_the_manifest() -> None:
     """What the outputs mean travels with the release."""
     labels = {"y": ("even", "odd")}
     assert labels == bundle(source(labels=labels)).manifest.labels
+
+
+RELAXED = "(drop (f32x4.relaxed_madd (v128.const i32x4 0 0 0 0) (v128.const i32x4 0 0 0 0) (v128.const i32x4 0 0 0 0)))"
+
+
+def off_by(step: float) -> ModelSource:
+    """Return a model for devices whose other module gives more by a step, as a rounded sum between two steps may."""
+    more = DOUBLE.replace("(f32.mul", f"(f32.add (f32.const {step}) (f32.mul").replace("))\n", ")))\n")
+    return msgspec.structs.replace(source(RELAXED + DOUBLE), fallbacks=(wasm(infer=more),))
+
+
+def test_modules_of_a_quantised_model_may_differ_by_a_step() -> None:
+    """Recorded vectors allow twice what the modules of one model differ by, where that is little beside the outputs."""
+    assert 0.06 == pytest.approx(float(preflight(off_by(0.03)).self_test.atol), rel=0.1)
+    assert 0.001 > float(preflight(off_by(0.0)).self_test.atol)
+
+
+def test_a_module_that_gives_something_else_is_refused() -> None:
+    """A tenth of the largest output is no step, and nothing is allowed for it."""
+    with pytest.raises(PreflightError, match="expected"):
+        preflight(off_by(0.5))
