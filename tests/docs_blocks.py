@@ -16,6 +16,7 @@ from onnx import defs
 
 from agent import errors as agent_errors
 from agent.runtime import errors as runtime_errors
+from agent.serving.listeners import ListenerError
 from compiler.importer.importer import CONVERTERS
 from protocol import errors as protocol_errors
 from protocol import lifecycle, limits
@@ -139,6 +140,8 @@ def _codes(which: str) -> str:
     classes = [each for each in vars(module).values() if isinstance(each, type) and hasattr(each, "code")]
     if which == "protocol":
         classes.append(AdmissionError)
+    if which == "agent":
+        classes.append(ListenerError)
     rows = ["| code | meaning |", "|---|---|"]
     return "\n".join(rows + [f"| `{each.code}` | {_first_sentence(each)} |" for each in classes[1:]])
 

@@ -22,7 +22,7 @@ _ADDRESS: Final = re.compile(r"(?P<host>localhost|[0-9.]+|\[[0-9a-fA-F:]+\]):(?P
 
 
 class ListenerError(AgentError):
-    """The local API cannot be offered there."""
+    """The local API cannot be offered at an address that the policy names."""
 
     code = "bad_listener"
 
