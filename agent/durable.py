@@ -8,9 +8,13 @@ from typing import IO
 def create(path: Path, data: bytes) -> None:
     """Write a file that did not exist; raises FileExistsError, or OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        sync(file)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            sync(file)
+    except BaseException:  # such as a disk that is full, which half a file would keep full
+        path.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from os import PathLike
 
 import msgspec
 from onnx import ModelProto
@@ -16,8 +16,9 @@ from compiler.lowering.nodes import lower
 from compiler.options import CompileOptions
 from compiler.passes import PASSES, everywhere
 from compiler.section import Plan, with_model_section, with_plan_section
-from protocol.errors import LimitExceededError, MalformedError
-from protocol.limits import MAX_TENSORS
+from protocol.errors import LimitExceededError, MalformedError, ProtocolError, UnknownIdentifierError
+from protocol.identifiers import Version, parse_model_name
+from protocol.limits import MAX_DEADLINE_MS, MAX_TENSORS
 from protocol.tensors import ModelSpec, TensorSpec
 
 PRODUCER = "wasmfleet"
@@ -42,7 +43,7 @@ class CompiledModel(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[Layer, ...]
 
 
-def compile_model(source: bytes | Path, options: CompileOptions | None = None) -> CompiledModel:
+def compile_model(source: bytes | str | PathLike[str], options: CompileOptions | None = None) -> CompiledModel:
     """Compile an ONNX model, given as bytes or as the path of its file; raises CompilerError."""
     chosen = options or CompileOptions()
     model = read_model(source)
@@ -102,6 +103,7 @@ def _spec(imported: ImportedModel, options: CompileOptions, name: str | None) ->
         if not 1 <= len(names) <= MAX_TENSORS:
             raise UnsupportedError([f"expected 1 to {MAX_TENSORS} {kind}s, got {len(names)}"])
     _check_labels(imported, options.labels)
+    _check_words(name, options)
     try:
         return _model_spec(imported, options, name)
     except LimitExceededError as error:
@@ -132,6 +134,19 @@ def _tensors(graph: Graph, names: tuple[str, ...], values: tuple[str, ...]) -> t
     return tuple(tensors)
 
 
+def _check_words(name: str | None, options: CompileOptions) -> None:
+    """Raise OptionError for what no device would take."""
+    try:
+        if name is not None:
+            parse_model_name(name)
+        if options.version is not None:
+            Version.parse(options.version)
+    except ProtocolError as error:
+        raise OptionError(str(error)) from error
+    if not 1 <= options.deadline_ms <= MAX_DEADLINE_MS:
+        raise OptionError(f"expected deadline_ms from 1 to {MAX_DEADLINE_MS:,}, got {options.deadline_ms:,}")
+
+
 def _check_labels(imported: ImportedModel, labels: Mapping[str, tuple[str, ...]]) -> None:
     """Raise OptionError for labels that do not fit the outputs of the module."""
     graph = imported.graph
@@ -153,5 +168,7 @@ def _name(model: ModelProto, options: CompileOptions) -> str | None:
     name = model.graph.name
     if not isinstance(name, str):  # protobuf hands over what is no UTF-8 as bytes
         return None
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63]
-    return plain or None
+    try:
+        return parse_model_name(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63])
+    except UnknownIdentifierError:
+        return None

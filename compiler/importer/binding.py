@@ -1,5 +1,6 @@
 """The types of a model's inputs, with every dimension known: from the model, or else from an option."""
 
+import shlex
 from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final
 
@@ -17,11 +18,12 @@ _NAMELESS: Final = {"", "?"}
 
 
 def bind_inputs(
-    graph: GraphProto, shapes: Mapping[str, tuple[int, ...]], values: Container[str] = ()
+    graph: GraphProto, shapes: Mapping[str, tuple[int, ...]], values: Container[str], problems: list[str]
 ) -> dict[str, TensorType]:
-    """Return the type of each input but those with values; raises UnboundShapeError, OptionError or UnsupportedError.
+    """Return the type of each input but those with values; raises UnboundShapeError or OptionError.
 
-    A dimension with a name is bound for all inputs when it is bound for one.
+    A dimension with a name is bound for all inputs when it is bound for one. Inputs that no module can have are left
+    out, each with a line in `problems`.
     """
     inputs = [value for value in _inputs(graph) if value.name not in values]
     if unknown := sorted(set(shapes) - {value.name for value in inputs}):
@@ -30,13 +32,17 @@ def bind_inputs(
     open_inputs = []
     types: dict[str, TensorType] = {}
     for value in inputs:
-        tensor = _tensor(value)
+        try:
+            tensor = _tensor(value)
+        except UnsupportedError as error:
+            problems += error.problems
+            continue
         shape = shapes.get(value.name) or _shape(tensor, names)
         if shape is None:
             open_inputs.append(value)
         else:
             types[value.name] = TensorType(ONNX_TYPES[tensor.elem_type], _checked(value.name, shape))
-    if open_inputs:
+    if open_inputs and not problems:
         raise UnboundShapeError(
             f"the shapes of these inputs are open: {', '.join(map(_open_text, open_inputs))}; "
             f"give them numbers, for example: {' '.join(map(_example_option, open_inputs))}"
@@ -55,8 +61,19 @@ def bind_values(graph: GraphProto, values: Mapping[str, float | int | bool]) -> 
         if any(d.dim_value > 1 for d in tensor.shape.dim):
             shape = "x".join(_dimension_texts(tensor))
             raise OptionError(f"input {name!r} is {shape}, not one number: it cannot be given by a value")
-        constants[name] = np.full((1,) * len(tensor.shape.dim), number, ONNX_TYPES[tensor.elem_type].numpy)
+        dtype = ONNX_TYPES[tensor.elem_type]
+        if not _holds(np.dtype(dtype.numpy), number):
+            raise OptionError(f"input {name!r} is {dtype.value}, which cannot be {number}")
+        constants[name] = np.full((1,) * len(tensor.shape.dim), number, dtype.numpy)
     return constants
+
+
+def _holds(dtype: np.dtype[Any], number: float | int | bool) -> bool:
+    """Whether elements of a type can be a number, fractions rounded."""
+    if dtype.kind == "f":
+        return abs(number) <= float(np.finfo(dtype).max)
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return number % 1 == 0 and low <= number <= high
 
 
 def bind_states(graph: GraphProto, inputs: Container[str], states: Mapping[str, str]) -> None:
@@ -104,7 +121,7 @@ def _named_dimensions(inputs: Iterable[ValueInfoProto], shapes: Mapping[str, tup
             raise OptionError(f"input {value.name!r} has {len(dimensions)} dimensions, got the shape {list(shape)}")
         for dimension, size in zip(dimensions, shape, strict=True):
             if dimension.dim_value > 0 and dimension.dim_value != size:
-                raise OptionError(f"input {value.name!r} has {_dimension_texts(value.type.tensor_type)}, got {shape}")
+                raise OptionError(f"input {_open_text(value)} cannot have the shape {list(shape)}")
             if dimension.dim_param not in _NAMELESS and names.setdefault(dimension.dim_param, size) != size:
                 raise OptionError(f"dimension {dimension.dim_param!r} is {names[dimension.dim_param]} and {size}")
     return names
@@ -129,7 +146,7 @@ def _open_text(value: ValueInfoProto) -> str:
 def _example_option(value: ValueInfoProto) -> str:
     """Return the option that binds an input, with 1 for what is open."""
     sizes = [str(max(d.dim_value, 1)) for d in value.type.tensor_type.shape.dim]
-    return f"--input-shape {value.name}={'x'.join(sizes) or '1x3x224x224'}"
+    return f"--input-shape {shlex.quote(value.name)}={'x'.join(sizes) or '1x3x224x224'}"
 
 
 def _checked(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,6 +15,15 @@ class Body(msgspec.Struct, frozen=True):
     versions: dict[str, int]
 
 
+def is_defined(operator: str, domain: str, version: int) -> bool:
+    """Whether ONNX defines an operator by others, for some types at least."""
+    try:
+        schema = defs.get_schema(operator, version, domain)
+    except defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)  # type: ignore[attr-defined]  # see below
+
+
 def expand(node: NodeProto, domain: str, version: int, types: Sequence[TypeProto]) -> Body | None:
     """Return the definition of an operator for inputs of these types, or None when it has none."""
     try:

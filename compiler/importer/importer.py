@@ -39,7 +39,8 @@ class ImportedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 def import_model(model: ModelProto, options: CompileOptions) -> ImportedModel:
     """Return a checked model as a graph; raises UnsupportedError, UnboundShapeError or OptionError."""
-    types = bind_inputs(model.graph, options.input_shapes, options.input_values)
+    problems: list[str] = []
+    types = bind_inputs(model.graph, options.input_shapes, options.input_values, problems)
     builder = GraphBuilder()
     scope = Scope(builder)
     bind_states(model.graph, types, options.states)
@@ -52,7 +53,6 @@ def import_model(model: ModelProto, options: CompileOptions) -> ImportedModel:
         scope.bind(name, builder.input(kind) if normalization is None else bytes_input(builder, kind, normalization))
     for name, numbers in bind_values(model.graph, options.input_values).items():
         scope.bind(name, builder.constant(numbers))
-    problems: list[str] = []
     Walker(builder, opsets(model), problems).walk(model.graph, scope)
     if problems:
         raise UnsupportedError(problems)

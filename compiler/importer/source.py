@@ -6,11 +6,23 @@ operators of another time, and models over 2 GiB.
 
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import chain
+from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf has no types
-from onnx import ModelProto, NodeProto, checker, defs, external_data_helper, inliner
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]  # protobuf has no types
+from onnx import (
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    checker,
+    defs,
+    external_data_helper,
+    inliner,
+)
 
 from compiler.errors import ModelFileError, TooLargeError
 from compiler.importer.reading import bodies
@@ -21,32 +33,40 @@ MAX_NODES: Final = 50_000
 OLDEST_OPSET: Final = 7
 NEWEST_OPSET: Final = defs.onnx_opset_version()
 _ONNX_DOMAINS: Final = ("", "ai.onnx")
+_OTHER_FORMATS: Final = {
+    b"\x1f\x8b": "it is compressed with gzip: unpack it first",
+    b"PK\3\4": "it is a ZIP archive, as PyTorch writes them: unpack or export it first",
+    b"\0asm": "it is a WebAssembly module, and compiled already",
+    b"version https://git-lfs": "it stands for a file that Git LFS has not fetched: run `git lfs pull`",
+    b"{": "it looks like JSON: save the model in the binary form",
+    b"<": "it looks like text: save the model in the binary form",
+    b"ir_version": "it looks like text: save the model in the binary form",
+}
+"""By their first bytes."""
 
 
-def read_model(source: bytes | Path) -> ModelProto:
+def read_model(source: bytes | str | PathLike[str]) -> ModelProto:
     """Return the model in a file, or in the bytes of one; raises ModelFileError or TooLargeError."""
     if isinstance(source, bytes):
-        model = _parse(source)
-    else:
-        try:
-            model = _parse(source.read_bytes() if _has_size(source) else b"")
-        except OSError as error:
-            raise ModelFileError(f"cannot read {source}: {error.strerror}") from error
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of keys that nobody knows
-                external_data_helper.load_external_data_for_model(model, str(source.parent))
-        except (OSError, ValueError, checker.ValidationError) as error:
-            raise ModelFileError(
-                f"{source.name}: the data that lies in another file cannot be read: {error}"
-            ) from error
+        return check_model(_parse(source))
+    path = Path(source)
+    try:
+        raw = path.read_bytes() if _has_size(path) else b""
+    except OSError as error:
+        raise ModelFileError(f"cannot read {path}: {error.strerror}") from error
+    model = _parse(raw)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of keys that nobody knows
+            _load_data(model, path, len(raw))
+    except (OSError, ValueError, checker.ValidationError) as error:
+        raise ModelFileError(f"{path.name}: the data that lies in another file cannot be read: {error}") from error
     return check_model(model)
 
 
 def check_model(model: ModelProto) -> ModelProto:
     """Return a sound model, its own functions expanded; raises ModelFileError or TooLargeError."""
-    for tensor in model.graph.initializer:
-        if external_data_helper.uses_external_data(tensor):
-            raise ModelFileError(f"the data of {tensor.name!r} lies in another file: give the path of the model file")
+    for tensor in _outside(model):
+        raise ModelFileError(f"the data of {tensor.name!r} lies in another file: give the path of the model file")
     _check_opset(model)
     if bad := [name for name in _names(model) if isinstance(name, bytes)]:
         raise ModelFileError(f"not a valid ONNX model: expected names in UTF-8, got {bad}")
@@ -59,6 +79,8 @@ def check_model(model: ModelProto) -> ModelProto:
         return inliner.inline_local_functions(model) if model.functions else model
     except (checker.ValidationError, ValueError, RuntimeError, TypeError, IndexError) as error:
         raise ModelFileError(f"not a valid ONNX model: {_first_lines(str(error))}") from error
+    except EncodeError as error:  # protobuf's own bound
+        raise TooLargeError(f"expected at most {MAX_MODEL_BYTES:,} bytes of model, got more") from error
 
 
 def opsets(model: ModelProto) -> dict[str, int]:
@@ -78,16 +100,42 @@ def _has_size(source: Path) -> bool:
     return size_bytes > 0
 
 
+def _load_data(model: ModelProto, path: Path, size_bytes: int) -> None:
+    """Read what lies in other files, unless the whole is too large with it; raises TooLargeError and others."""
+    for tensor in _outside(model):
+        where = external_data_helper.ExternalDataInfo(tensor)
+        length = where.length
+        size_bytes += (path.parent / where.location).stat().st_size if length is None else length
+        if size_bytes > MAX_MODEL_BYTES:
+            raise TooLargeError(f"{path.name}: expected at most {MAX_MODEL_BYTES:,} bytes with its data, got more")
+        external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+
+
+def _outside(model: ModelProto) -> Iterator[TensorProto]:
+    """Yield the constants whose data lie in another file."""
+    for graph in (model.graph, *model.functions):
+        yield from filter(external_data_helper.uses_external_data, _constants(graph))
+
+
+def _constants(graph: GraphProto | FunctionProto) -> Iterator[TensorProto]:
+    """Yield the constants of a graph, and those inside of its nodes."""
+    if isinstance(graph, GraphProto):
+        yield from graph.initializer
+    for attribute in chain.from_iterable(node.attribute for node in graph.node):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _constants(inner)
+
+
 def _parse(raw: bytes) -> ModelProto:
     model = ModelProto()
     try:
         model.ParseFromString(raw)
     except DecodeError as error:
-        raise ModelFileError(
-            "not an ONNX model: it cannot be parsed, it is cut off, or its branches and loops are nested too deep"
-        ) from error
+        reason = "it cannot be parsed, it is cut off, or its branches and loops are nested too deep"
+        raise ModelFileError(f"not an ONNX model: {_other_format(raw) or reason}") from error
     if not model.HasField("graph"):
-        raise ModelFileError("not an ONNX model: it has no graph")
+        raise ModelFileError(f"not an ONNX model: {_other_format(raw) or 'it has no graph'}")
     return model
 
 
@@ -112,6 +160,10 @@ def _check_nodes(model: ModelProto) -> None:
 def _names(model: ModelProto) -> Iterator[str | bytes]:
     for value in (*model.graph.input, *model.graph.output):
         yield value.name  # bytes where they are no text
+
+
+def _other_format(raw: bytes) -> str | None:
+    return next((what for start, what in _OTHER_FORMATS.items() if raw.startswith(start)), None)
 
 
 def _check_opset(model: ModelProto) -> None:

@@ -4,7 +4,7 @@ Everything that cannot be converted is collected and reported together, before a
 without a converter that ONNX defines by other operators is replaced by those.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from onnx import (
@@ -24,8 +24,8 @@ from compiler.dtypes import DType
 from compiler.errors import InternalError
 from compiler.formula.scalar import unsupported
 from compiler.importer.context import Body, NodeContext, NotConvertibleError
-from compiler.importer.functions import expand
-from compiler.importer.reading import needed_nodes
+from compiler.importer.functions import expand, is_defined
+from compiler.importer.reading import bodies, needed_nodes
 from compiler.importer.registry import CONVERTERS, REFUSALS
 from compiler.importer.scope import UNKNOWN, Scope
 from compiler.importer.types import HALVES, ONNX_TYPES
@@ -47,6 +47,7 @@ _MISFITS: Final = (
     checker.ValidationError,
 )
 """What a converter raises for a node whose attributes do not fit its inputs, as no check of the file finds out."""
+_NOT_IMPLEMENTED: Final = "the operator is not implemented; leave it out of the exported model"
 _ELEMENT_TYPES: Final = {dtype: number for number, dtype in ONNX_TYPES.items() if number not in HALVES}
 
 
@@ -67,6 +68,10 @@ def _check_formulas(nodes: list[Node]) -> None:
 def _type_text(dtype: DType) -> str:
     """Return what a definition of an operator calls a tensor of a type."""
     return f"tensor({ {DType.F32: 'float', DType.F64: 'double'}.get(dtype, dtype.value) })"
+
+
+def _domain(node: NodeProto) -> str:
+    return "" if node.domain == "ai.onnx" else node.domain
 
 
 def _bind_unknown(node: NodeProto, scope: Scope) -> None:
@@ -167,12 +172,23 @@ class Walker:
         self._layers[name] = self._layers.get(name, 0) + 1
         return name if self._layers[name] == 1 else f"{name}#{self._layers[name]}"
 
+    def _unimplemented(self, node: NodeProto, layer: str, versions: Mapping[str, int]) -> Iterator[str]:
+        """Yield a line for a node that cannot be converted whatever its inputs are, and for those inside of it."""
+        domain, operator = _domain(node), node.op_type
+        version = versions.get(domain, 1)
+        if (domain, operator) not in CONVERTERS and not is_defined(operator, domain, version):
+            yield f"{operator} ({layer}, opset {version}): {REFUSALS.get((domain, operator), _NOT_IMPLEMENTED)}"
+        for body in bodies(node):
+            for inner in needed_nodes(body):
+                yield from self._unimplemented(inner, self._layer(inner), versions)
+
     def _convert(self, node: NodeProto, scope: Scope, versions: dict[str, int], depth: int) -> None:
         inputs = [scope.lookup(name) if name else None for name in node.input]
         if UNKNOWN in inputs:
+            self._problems += self._unimplemented(node, self._builder.layer, versions)
             _bind_unknown(node, scope)
             return
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = _domain(node)
         version = versions.get(domain, 1)
         before = self._builder.node_count
         try:
@@ -206,13 +222,12 @@ class Walker:
 
     def _expand(self, node: NodeProto, scope: Scope, versions: dict[str, int], depth: int) -> None:
         """Convert the operators by which ONNX defines an operator."""
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = _domain(node)
         inputs = [scope.lookup(name) if name else None for name in node.input]
         types = [self._type_proto(value) for value in inputs]
         body = expand(node, domain, versions.get(domain, 1), types) if depth < _MAX_EXPANSIONS else None
         if body is None:
-            reason = "the operator is not implemented; leave it out of the exported model"
-            raise NotConvertibleError(REFUSALS.get((domain, node.op_type), reason))
+            raise NotConvertibleError(REFUSALS.get((domain, node.op_type), _NOT_IMPLEMENTED))
         inner = Scope(self._builder)
         for position, name in enumerate(body.inputs):
             inner.bind(name, inputs[position] if position < len(inputs) else None)

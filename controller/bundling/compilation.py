@@ -16,7 +16,7 @@ from compiler.kernels.target import Target
 from compiler.options import CompileOptions
 from controller.bundling.errors import CompilationError, refused_by_compiler
 from controller.bundling.naming import plain_name
-from controller.bundling.source import ModelSource
+from controller.bundling.source import ModelSource, size_of
 from protocol.errors import UnknownIdentifierError
 from protocol.manifest import FileRef
 from protocol.tensors import SECTION_NAME
@@ -72,6 +72,7 @@ def compile_file(
 def _compile(
     path: Path, options: CompileOptions, targets: Sequence[Target], say: Say, *, is_profiled: bool
 ) -> Compilation:
+    size_of(path)
     with path.open("rb"):  # a file that is not there is no damaged model
         pass
     model = compiler.read_model(path)

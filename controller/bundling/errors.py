@@ -40,7 +40,7 @@ _COMPILER_HINTS = {
     "bad_model_file": "export the model again, then check it with `python -m onnx.checker FILE`",
     "unbound_shape": "a module has fixed shapes: give one shape for each input named above",
     "bad_option": "see what the model takes with `python -m onnx.printer FILE`, or in any viewer of ONNX models",
-    "unsupported": "docs/COMPILER.md lists the operators that can be compiled; export the model without the others",
+    "unsupported": "docs/COMPILER.md says what can be compiled; export the model without the rest",
     "too_large": "use smaller inputs, or a smaller model",
     "internal": "this is a defect of the compiler: please report it with the model",
 }

@@ -140,16 +140,21 @@ def _check_can_be_model(file_name: str, wasm: bytes) -> None:
 def read_file(path: Path) -> bytes:
     """Return the bytes of a model file; raises ModelFileError."""
     try:
-        found = path.stat()
-        size = found.st_size
-        if not stat.S_ISREG(found.st_mode):
-            what = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
-            raise ModelFileError(f"cannot read {path}: it is {what}", hint="give the path of a model file")
+        size = size_of(path)
         if not 0 < size <= limits.MAX_FILE_BYTES:
             raise ModelFileError(f"{path}: expected a file of 1 to {limits.MAX_FILE_BYTES:,} bytes, got {size:,}")
         return path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror}", hint="give the path of a model file") from error
+
+
+def size_of(path: Path) -> int:
+    """Return how many bytes a file has; raises ModelFileError for what is no plain file, or OSError."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
+        raise ModelFileError(f"cannot read {path}: it is {what}", hint="give the path of a model file")
+    return found.st_size
 
 
 def _refuse_unknown(table: dict[str, object], kind: type[msgspec.Struct], what: str) -> None:

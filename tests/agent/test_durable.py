@@ -6,6 +6,7 @@ import pytest
 
 from agent import durable
 from tests.agent.conftest import Syncs
+from tests.agent.disk import mounted
 
 
 def test_content_is_durable_before_the_name_and_the_name_before_it_is_relied_on(tmp_path: Path, syncs: Syncs) -> None:
@@ -28,6 +29,18 @@ def test_file_that_is_created_is_durable_with_its_name(tmp_path: Path, syncs: Sy
     with pytest.raises(FileExistsError):
         durable.create(path, b"other")
     assert b"new" == path.read_bytes()
+
+
+@pytest.mark.needs("tmpfs")
+def test_disk_without_room_keeps_the_old_file_and_no_half_of_the_new(tmp_path: Path) -> None:
+    """The room that the draft took is given back."""
+    with mounted(tmp_path / "disk", 1 << 20) as disk:
+        path = disk.folder / "file"
+        path.write_bytes(b"old")
+        for write in (durable.replace, lambda path, data: durable.create(path.with_name("new"), data)):
+            with pytest.raises(OSError, match="No space left"):
+                write(path, bytes(2 << 20))
+            assert {"file": b"old"} == {each.name: each.read_bytes() for each in disk.folder.iterdir()}
 
 
 def test_draft_of_a_killed_attempt_is_no_hindrance(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Branches and loops. What is decided by constants is decided here; the rest while the model runs."""
 
 import numpy as np
+from onnx import GraphProto
 
 from compiler.dtypes import DType
-from compiler.importer.context import Body, NodeContext
+from compiler.importer.context import Body, NodeContext, NotConvertibleError
 from compiler.importer.registry import operator
 from compiler.ir import TensorType
 from compiler.ir import operations as ops
@@ -15,7 +16,7 @@ def if_(n: NodeContext) -> None:
     then, otherwise = n.subgraph("then_branch"), n.subgraph("else_branch")
     if n.is_constant(0):
         return n.set(*n.bodies.inline(then if n.scalar(0) else otherwise))
-    sides = [n.bodies.convert(then, ()), n.bodies.convert(otherwise, ())]
+    sides = _both(n, then, otherwise)
     types = [[side.graph.type(name) for name in side.outputs] for side in sides]
     if types[0] != types[1]:
         raise n.refuse("its branches give values of different types or shapes, which are not fixed then")
@@ -25,6 +26,19 @@ def if_(n: NodeContext) -> None:
     graphs = [side.graph.graph(side.outputs, inputs=side.inputs) for side in sides]
     condition = n.graph.reshape(n[0], ())
     return n.set(*n.graph.add_many(ops.If(graphs[0], graphs[1]), condition, *captured))
+
+
+def _both(n: NodeContext, *graphs: GraphProto) -> list[Body]:
+    """Convert each branch, whatever is wrong with the one before it: all of it is to be said at once."""
+    sides, errors = [], []
+    for graph in graphs:
+        try:
+            sides.append(n.bodies.convert(graph, ()))
+        except NotConvertibleError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return sides
 
 
 def _see(n: NodeContext, body: Body, captured: list[str]) -> None:

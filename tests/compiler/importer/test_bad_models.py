@@ -1,13 +1,17 @@
 """Models that cannot be compiled: each has an error that says why and what to do, and nothing else happens."""
 
+import gzip
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from google.protobuf import json_format, text_format  # type: ignore[import-untyped]  # protobuf has no types
 from onnx import TensorProto, helper
 
-from compiler import CompileOptions, compile_model
+from compiler import CompileOptions, Normalization, compile_model
 from compiler.errors import (
     CompilerError,
     ModelFileError,
@@ -32,13 +36,32 @@ def relu(shape: list[int | str | None], kind: int = TensorProto.FLOAT) -> bytes:
 def test_files_that_are_no_models(tmp_path: Path) -> None:
     """Empty, foreign and cut off."""
     (tmp_path / "empty.onnx").write_bytes(b"")
-    for content in (b"", b"PK\3\4 not a model", b"\0asm\1\0\0\0", mlp()[:-100]):
+    for content in (b"", mlp()[:-100]):
         with pytest.raises(ModelFileError, match=r"not an ONNX model|not a valid ONNX model"):
             compile_model(content)
     with pytest.raises(ModelFileError, match="no graph"):
         compile_model(tmp_path / "empty.onnx")
-    with pytest.raises(ModelFileError, match="cannot read"):
-        compile_model(tmp_path / "missing.onnx")
+    for path in (tmp_path / "missing.onnx", str(tmp_path / "missing.onnx"), tmp_path):
+        with pytest.raises(ModelFileError, match="cannot read"):
+            compile_model(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(mlp()), "compressed with gzip: unpack it"),
+        (b"PK\3\4 and more", "ZIP archive"),
+        (b"\0asm\1\0\0\0", "compiled already"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+        (json_format.MessageToJson(onnx.load_model_from_string(mlp())).encode(), "looks like JSON"),
+        (text_format.MessageToString(onnx.load_model_from_string(mlp())).encode(), "looks like text"),
+        (onnx.printer.to_text(onnx.load_model_from_string(mlp())).encode(), "looks like text"),
+    ],
+)
+def test_files_of_other_formats(content: bytes, said: str) -> None:
+    """What they are, and what to do."""
+    with pytest.raises(ModelFileError, match=rf"not an ONNX model: .*{said}"):
+        compile_model(content)
 
 
 def test_every_cut_is_an_error() -> None:
@@ -84,6 +107,44 @@ def test_data_in_another_file(tmp_path: Path) -> None:
         compile_model(path)
 
 
+def stored_outside(tmp_path: Path, *, is_in_node: bool, length: int | None) -> Path:
+    """Return a model with a constant of 1 GiB twice, whose data are a file with nothing in it."""
+    tensors = []
+    for name in "ab":
+        tensor = TensorProto(name=name, dims=[1 << 28], data_type=TensorProto.FLOAT)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="weights.bin")
+        if length is not None:
+            tensor.external_data.add(key="length", value=str(length))
+        tensors.append(tensor)
+    nodes = [helper.make_node("ReduceSum", [name], [f"{name}_sum"], keepdims=0) for name in "ab"]
+    if is_in_node:
+        nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in tensors] + nodes
+    nodes.append(helper.make_node("Sum", ["x", "a_sum", "b_sum"], ["y"]))
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [] if is_in_node else tensors)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    with (tmp_path / "weights.bin").open("wb") as file:
+        file.truncate(1 << 32)
+    return path
+
+
+@pytest.mark.parametrize("length", [(1 << 31) + 4, None, 1 << 62])
+@pytest.mark.parametrize("is_in_node", [False, True])
+def test_data_in_another_file_count(tmp_path: Path, *, is_in_node: bool, length: int | None) -> None:
+    """A small file with more than 2 GiB beside it is refused before those are read."""
+    with pytest.raises(TooLargeError, match=r"model\.onnx: expected at most 2,147,483,648 bytes with its data"):
+        compile_model(stored_outside(tmp_path, is_in_node=is_in_node, length=length))
+
+
+def test_data_in_another_file_of_a_node(tmp_path: Path) -> None:
+    """Without the file, what lies inside of a node is missed as well."""
+    path = stored_outside(tmp_path, is_in_node=True, length=1 << 30)
+    with pytest.raises(ModelFileError, match="'a' lies in another file"):
+        compile_model(path.read_bytes())
+
+
 def test_open_dimensions() -> None:
     """Each is named together with the option that binds it; one with a name is bound for all inputs."""
     w = ModelWriter()
@@ -93,7 +154,7 @@ def test_open_dimensions() -> None:
     spec = compile_model(model, CompileOptions(input_shapes={"left": (3, 4)})).spec
     assert [(3, 4), (3, 4)] == [t.shape for t in spec.inputs]
     for shapes, message in (
-        ({"left": (3, 5)}, r"has \['batch', '4'\]"),
+        ({"left": (3, 5)}, r"input left \[batch, 4\] cannot have the shape \[3, 5\]"),
         ({"left": (3,)}, "has 2 dimensions"),
         ({"left": (3, 4), "right": (2, 4)}, "'batch' is 3 and 2"),
         ({"other": (3, 4)}, r"no inputs \['other'\]"),
@@ -116,10 +177,99 @@ def test_everything_unsupported_is_listed_at_once() -> None:
     assert "Unique (Unique_2, opset 17): the size of its result depends on the data" in caught.value.problems[1]
 
 
+BEHIND = {
+    "what has no size": """g (float[4, 4] x) => (float y) { u = Unique(x) y = Det(u) }""",
+    "inputs that modules lack": """g (string[2] x, complex64[2] z, float[n] v)
+        => (string[m] u, float[k] d, float y) { u = StringNormalizer(x) d = Unique(v) y = Det(z) }""",
+    "both branches": """g (float[2, 2] x, bool c) => (float y) { y = If (c) <
+        then_branch = t () => (float a) { a = Unique(x) }, else_branch = e () => (float b) { b = Det(x) }> }""",
+    "branches and loops behind a problem": """g (float[2, 2] x, int64 n, bool t) => (float y)
+        { u = Unique(x) c = Cast <to = 9> (u)
+          y = If (c) <then_branch = t () => (float a) { a = Loop (n, t, x) <body = b
+                (int64 i, bool go, float[2, 2] v) => (bool on, float w) { on = Identity(go) w = Det(v) }> },
+            else_branch = e () => (float b) { s = Unique(x) b = Relu(s) }> }""",
+}
+
+
+@pytest.mark.parametrize("text", BEHIND.values(), ids=BEHIND.keys())
+def test_what_lies_behind_a_problem_is_listed_too(text: str) -> None:
+    """Each node that cannot be converted in any case, inside of others too; none twice, and none that could be."""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    with pytest.raises(UnsupportedError) as caught:
+        compile_model(model.SerializeToString())
+    operators = [problem.split()[0] for problem in caught.value.problems]
+    wanted = re.findall(r"(Unique|Det|StringNormalizer)\(", text)
+    assert sorted(wanted) == sorted(o for o in operators if o not in ("input", "If")), caught.value.problems
+
+
 def test_types_that_modules_lack() -> None:
-    """Text and complex numbers."""
-    with pytest.raises(UnsupportedError, match="elements of type"):
+    """Text, complex numbers and what is no tensor: all such inputs, whatever else is open."""
+    with pytest.raises(UnsupportedError, match="elements of type STRING"):
         compile_model(relu([1, 4], TensorProto.STRING))
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (string[2] s, complex64[2] c, seq(float[2]) q, float[n] x) => (float[n] y) { y = Relu(x) }""")
+    with pytest.raises(UnsupportedError) as caught:
+        compile_model(model.SerializeToString())
+    assert ["'s'", "'c'", "'q'"] == [problem.split()[1] for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "is_held"),
+    [
+        (TensorProto.INT64, 16000.0, True),
+        (TensorProto.INT64, 16000.5, False),
+        (TensorProto.INT64, 1 << 63, False),
+        (TensorProto.INT64, float("nan"), False),
+        (TensorProto.UINT8, -1, False),
+        (TensorProto.BOOL, True, True),
+        (TensorProto.BOOL, 2, False),
+        (TensorProto.FLOAT, 0.1, True),
+        (TensorProto.FLOAT, 1e39, False),
+        (TensorProto.FLOAT, 10**400, False),
+    ],
+)
+def test_numbers_for_inputs(kind: int, number: float, *, is_held: bool) -> None:
+    """A number that the input cannot be is never made into another one."""
+    w = ModelWriter()
+    setting = w.node("Cast", w.input("s", [], kind), to=TensorProto.FLOAT)
+    model = w.model(w.node("Add", w.input("x", [2]), setting))
+    options = CompileOptions(input_values={"s": number})
+    if is_held:
+        assert ["x"] == [t.name for t in compile_model(model, options).spec.inputs]
+    else:
+        with pytest.raises(OptionError, match=r"input 's' is \w+, which cannot be"):
+            compile_model(model, options)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((1e300,), (1.0,)), ((0.0,), (1e-50,)), ((0.0,), (1e50,)), ((0.0,), (0.0,)), ((0.0,), (float("nan"),))],
+)
+def test_pixels_that_would_all_be_infinite_or_zero(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Numbers are judged as the 32-bit floats that they become."""
+    options = CompileOptions(uint8_inputs={"x": Normalization(mean, std)})
+    with pytest.raises(OptionError, match="expected a finite mean, and a finite std other than 0"):
+        compile_model(relu([1, 4]), options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"name": "Bad Name"}, {"name": "all"}, {"version": "one"}, {"deadline_ms": 0}, {"deadline_ms": 10**9}]
+)
+def test_words_that_no_device_takes(options: dict[str, Any]) -> None:
+    """The compiler says so, before a device does; a graph may be called anything."""
+    with pytest.raises(OptionError):
+        compile_model(relu([1, 4]), CompileOptions(**options))
+    model = onnx.load_model_from_string(relu([1, 4]))
+    for name, plain in (("all", None), ("Bad Name!", "bad-name"), ("---", None)):
+        model.graph.name = name
+        assert plain == compile_model(model.SerializeToString()).spec.name
+
+
+def test_names_that_a_shell_would_take_apart() -> None:
+    """The option to type is quoted."""
+    with pytest.raises(UnboundShapeError) as caught:
+        compile_model(relu(["n", 4]).replace(b"\x01x", b"\x01$"))
+    assert str(caught.value).endswith("--input-shape '$'=1x4")
 
 
 def test_shapes_that_overflow() -> None:

@@ -214,6 +214,13 @@ def test_a_pipe_stays_a_pipe(cnn: Path) -> None:
     assert Path("pipe").is_fifo()
 
 
+def test_nobody_waits_for_a_pipe() -> None:
+    """A model is a plain file."""
+    os.mkfifo("pipe.onnx")
+    for command in ("build", "push", "bench"):
+        assert "cannot read pipe.onnx: it is a device, pipe or socket" in error_of(call(command, "pipe.onnx"))
+
+
 def test_a_file_that_is_not_there_is_no_damaged_model() -> None:
     """The hint is about the path."""
     said = error_of(call("build", "nothing.onnx"))
