@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.cli import default_state_dir
-from agent.client import LocalClient
+from agent.client import ClientError, LocalClient
 
 MODEL = "file-types"
 PART = 1024
@@ -58,9 +58,12 @@ def main() -> None:
     arguments.add_argument("files", type=Path, nargs="+", metavar="FILE")
     arguments.add_argument("--state", type=Path, default=default_state_dir(), help="the agent's (default: %(default)s)")
     given = arguments.parse_args()
-    with LocalClient(given.state / "agent.sock") as client:
-        for path, kind, probability in classify(client, files(given.files)):
-            print(f"{path.name:12} {kind:18} {probability:6.1%}")
+    try:
+        with LocalClient(given.state / "agent.sock") as client:
+            for path, kind, probability in classify(client, files(given.files)):
+                print(f"{path.name:12} {kind:18} {probability:6.1%}")
+    except (ClientError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

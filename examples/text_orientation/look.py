@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from agent.cli import default_state_dir
-from agent.client import LocalClient
+from agent.client import ClientError, LocalClient
 
 MODEL = "text-orientation"
 OUTPUT = "save_infer_model/scale_0.tmp_1"
@@ -40,10 +40,13 @@ def main() -> None:
     arguments.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE")
     arguments.add_argument("--state", type=Path, default=default_state_dir(), help="the agent's (default: %(default)s)")
     given = arguments.parse_args()
-    with LocalClient(given.state / "agent.sock") as client:
-        for path in pictures(given.pictures):
-            answer = client.infer(MODEL, {"x": pixels(path)}).outputs[OUTPUT]
-            print(f"{path.name:20} {answer.labels[0]:12} {max(answer.values):6.1%}")
+    try:
+        with LocalClient(given.state / "agent.sock") as client:
+            for path in pictures(given.pictures):
+                answer = client.infer(MODEL, {"x": pixels(path)}).outputs[OUTPUT]
+                print(f"{path.name:20} {answer.labels[0]:12} {max(answer.values):6.1%}")
+    except (ClientError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.cli import default_state_dir
-from agent.client import LocalClient
+from agent.client import ClientError, LocalClient
 
 MODEL = "voice-activity"
 RATE_HZ = 16_000
@@ -60,8 +60,11 @@ def main() -> None:
     arguments.add_argument("sound", type=Path, metavar="SOUND.wav")
     arguments.add_argument("--state", type=Path, default=default_state_dir(), help="the agent's (default: %(default)s)")
     given = arguments.parse_args()
-    with LocalClient(given.state / "agent.sock") as client:
-        heard = list(probabilities(client, read(given.sound)))
+    try:
+        with LocalClient(given.state / "agent.sock") as client:
+            heard = list(probabilities(client, read(given.sound)))
+    except (ClientError, OSError, wave.Error, EOFError) as error:
+        raise SystemExit(f"error: {error}") from error
     groups = [heard[n : n + 4] for n in range(0, len(heard), 4)]
     print("".join(BARS[min(7, int(8 * max(group)))] for group in groups))
     for start, end in segments(heard):

@@ -11,6 +11,9 @@ def test_a_row_for_each_model() -> None:
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     [row] = report["rows"]
     assert "mlp" == row["model"]
-    assert {"ours_ms", "web_ms", "native_ms", "ratio_web"} < row.keys()
-    assert min(row["ours_ms"], row["native_ms"], report["peak_gflops"], report["copy_gb_s"]) > 0
+    assert {"ours_ms", "web_ms", "native_ms", "ratio_web", "build_s", "device_compile_s"} < row.keys()
+    assert row["module_bytes"] > row["constant_bytes"] > 0
+    assert row["arena_ratio"] >= 1
+    assert min(row["ours_ms"], row["native_ms"], row["build_s"], row["device_compile_s"]) > 0
+    assert min(report["peak_gflops"], report["copy_gb_s"]) > 0
     assert (row["web_ms"] is None) == (report["geometric_mean"] is None)

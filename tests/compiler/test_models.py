@@ -5,7 +5,9 @@
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from compiler import CompiledModel, Target, compile_model
 from tests.compiler.execution import Array, Runner, assert_close, worst_error
@@ -68,6 +70,15 @@ def test_answers_tell_inputs_apart(model: Model) -> None:
 def test_the_same_model_gives_the_same_bytes(model: Model) -> None:
     """Compiled twice, also from a model that was built twice."""
     assert compiled_for(model, Target.SIMD128).wasm == compiled_for(model, Target.SIMD128).wasm
+
+
+@pytest.mark.parametrize("target", list(Target))
+def test_a_module_is_hardly_more_than_its_weights(target: Target) -> None:
+    """A network of 53 convolutions has 400 KB of code at most."""
+    [mobilenet] = [model for model in BUILT if model.name == "mobilenet-v2"]
+    weights = onnx.load_model_from_string(mobilenet.read()).graph.initializer
+    allowed = sum(numpy_helper.to_array(tensor).nbytes for tensor in weights) + 400_000
+    assert len(compiled_for(mobilenet, target).wasm) <= allowed
 
 
 def sampled(logits: Array, chance: float, temperature: float = 0.8) -> int:

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import pytest
 
 from agent.runtime.module import check_abi, inspect
-from compiler import CompileOptions, Target, compile_model
+from compiler import CompileOptions, Target, compile_model, pipeline
+from compiler.dtypes import DType
+from compiler.errors import InternalError
 from compiler.importer import import_model, read_model
 from compiler.inspect import inspect_module
+from compiler.ir import Graph, TensorType
 from compiler.ir.check import check
 from compiler.ir.reference import run
-from compiler.passes import PASSES, everywhere
+from compiler.passes import PASSES, Pass, everywhere
 from tests.compiler import onnx_models
 from tests.compiler.execution import assert_close, run_compiled
 from tests.compiler.onnx_models import Array, run_onnxruntime
@@ -50,6 +54,52 @@ def test_every_pass_keeps_the_meaning(build: Callable[[], bytes]) -> None:
         graph = everywhere(one_pass, graph)
         check(graph, one_pass.__name__)
         assert_close(run(graph, values), want)
+
+
+def forget_a_node(graph: Graph) -> Graph:
+    """Leave out what others read."""
+    return msgspec.structs.replace(graph, nodes=graph.nodes[1:])
+
+
+def forget_an_output(graph: Graph) -> Graph:
+    """Leave out what computes the answer."""
+    return msgspec.structs.replace(graph, nodes=graph.nodes[:-1])
+
+
+def turn_around(graph: Graph) -> Graph:
+    """Let nodes read what comes later."""
+    return msgspec.structs.replace(graph, nodes=graph.nodes[::-1])
+
+
+def compute_twice(graph: Graph) -> Graph:
+    """Give a value a second time."""
+    return msgspec.structs.replace(graph, nodes=(*graph.nodes, graph.nodes[0]))
+
+
+def cut_a_constant(graph: Graph) -> Graph:
+    """Let a constant have other numbers than its type says."""
+    name, array = next((name, array) for name, array in graph.constants.items() if array.size > 1)
+    return msgspec.structs.replace(graph, constants={**graph.constants, name: array[:-1]})
+
+
+def change_a_type(graph: Graph) -> Graph:
+    """Say another shape of a result than is computed."""
+    name = graph.nodes[0].outputs[0]
+    return msgspec.structs.replace(graph, types={**graph.types, name: TensorType(DType.F32, (7,))})
+
+
+@pytest.mark.parametrize(
+    "broken", [forget_a_node, forget_an_output, turn_around, compute_twice, cut_a_constant, change_a_type]
+)
+@pytest.mark.parametrize("place", [0, 3, len(PASSES)])
+def test_a_pass_that_breaks_the_graph_is_found_at_once(
+    monkeypatch: pytest.MonkeyPatch, broken: Pass, place: int
+) -> None:
+    """Wherever it runs, it is named before the next one sees it or a module is made."""
+    model = onnx_models.small_cnn()
+    monkeypatch.setattr(pipeline, "PASSES", (*PASSES[:place], broken, *PASSES[place:]))
+    with pytest.raises(InternalError, match=f"after {broken.__name__}: "):
+        compile_model(model)
 
 
 @pytest.mark.parametrize("build", MODELS)
