@@ -1,5 +1,6 @@
 """`fleetctl build`: an ONNX model becomes one WebAssembly module. Runs nothing, and needs no fleet."""
 
+import shlex
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -128,7 +129,7 @@ def build(  # noqa: PLR0913 - typer reads options from the signature
     if is_report:
         screen.say()
         _show_layers(screen, model)
-    screen.say(f"\nnext: fleetctl run {path}")
+    screen.say(f"\nnext: fleetctl run {shlex.quote(str(path))}")
 
 
 def _text(wasm: bytes) -> bytes:

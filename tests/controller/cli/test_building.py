@@ -82,6 +82,7 @@ def test_a_module_is_written_as_text_alone(cnn: Path) -> None:
     assert ["m.wat"] == [path.name for path in Path().iterdir() if path != cnn and path.name != cnn.name]
     assert Path("m.wat").read_text().startswith("(module\n")
     assert "next: fleetctl run m.wat" in done.stdout
+    assert "next: fleetctl run 'm 2.wat'" in call("build", str(cnn), "-o", "m 2.wat").stdout
     assert 0 == call("run", "m.wat").returncode
 
 
