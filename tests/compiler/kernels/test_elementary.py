@@ -97,6 +97,58 @@ def test_functions(
     assert ulps(got, want)[far].max() <= allowed_ulps
 
 
+SAMPLE: Floats = np.arange(0, 1 << 32, 32_771, dtype=np.uint64).astype(np.uint32).view(np.float32)
+"""Floats of every sign and magnitude."""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("function", "exact", "allowed_ulps", "allowed", "largest"),
+    [
+        (elementary.exp, np.exp, 1, 0, np.inf),
+        (elementary.sigmoid, special.expit, 3, 0, np.inf),
+        (elementary.tanh, np.tanh, 3, 0, np.inf),
+        (elementary.erf, special.erf, 3, 0, np.inf),
+        (logarithm.log, np.log, 2, 0, np.inf),
+        (trigonometry.sin, np.sin, 2, 1e-9, trigonometry.MAX_ANGLE),
+        (trigonometry.cos, np.cos, 2, 1e-9, trigonometry.MAX_ANGLE),
+        (trigonometry.tan, np.tan, 5, 1e-9, trigonometry.MAX_ANGLE),
+        (trigonometry.atan, np.arctan, 3, 0, np.inf),
+        (trigonometry.asin, np.arcsin, 4, 0, 1),
+        (trigonometry.acos, np.arccos, 4, 0, 1),
+    ],
+)
+def test_every_magnitude(
+    target: Target,
+    function: Vectors,
+    exact: Callable[[Exact], Exact],
+    allowed_ulps: float,
+    allowed: float,
+    largest: float,
+) -> None:
+    """Wherever the exact result is a normal number, no result is further off than the function's description says."""
+    x = SAMPLE[np.abs(SAMPLE) <= largest]
+    with np.errstate(all="ignore"):
+        want = exact(x.astype(np.float64))
+        is_normal = (np.abs(want) >= np.finfo(np.float32).tiny) & (np.abs(want) <= np.finfo(np.float32).max)
+        got = apply(lambda f, v: function(f, target, v), x)
+        judged = is_normal & ~(np.abs(got.astype(np.float64) - want) <= allowed)
+        assert judged.sum() > 10_000
+        assert ulps(got, want)[judged].max() <= allowed_ulps
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("exponent", [-10, -1 / 3, 0.01, 0.5, 1.1, 2.0, 5.0, 30.0, 1e4])
+def test_power_of_every_magnitude(target: Target, exponent: float) -> None:
+    """And close to 1, where great exponents enlarge what a logarithm is wrong by."""
+    x = np.concatenate([SAMPLE[SAMPLE > 0], np.linspace(0.99, 1.01, 20_000, dtype=np.float32)])
+    with np.errstate(all="ignore"):
+        want = x.astype(np.float64) ** np.float64(np.float32(exponent))
+    keep = (want < 3e38) & (want > 1.2e-38)
+    got = apply(lambda f, v: logarithm.power(f, target, v, f32x4.const(exponent)), x[keep])
+    assert ulps(got, want[keep]).max() <= 2
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("function", "reference"),

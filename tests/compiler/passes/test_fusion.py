@@ -51,7 +51,7 @@ LEFT: dict[str, tuple[list[str], str]] = {
         ["Map"],
         """g (float[2] x) => (float[2] y) <int64 one = {1}> { s = Size(x) c = Greater(s, one)
             y = If (c) <then_branch = t () => (float[2] a) { a = Neg(x) },
-                        else_branch = e () => (float[2] b) { b = Softmax(x) }> }""",
+                        else_branch = e () => (float[2] b) { b = Relu(x) }> }""",
     ),
     "what nobody reads": (
         ["Map"],

@@ -184,7 +184,7 @@ def test_misspelt_options_are_usage(cnn: Path, args: list[str], said: str) -> No
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (["--input-shape", "pixels=1x4x2"], "bad_option", "input 'pixels' has"),
+        (["--input-shape", "pixels=1x4x2"], "bad_option", "input pixels [batch, 3, 2] cannot have"),
         (["--input-shape", "pixel=1x3x2"], "bad_option", "the model has no inputs ['pixel']; it has ['pixels']"),
         (["--uint8-input", "pixel"], "bad_option", "no inputs ['pixel']"),
         (["--uint8-input", "pixels", "--normalize", "1:2,3"], "bad_option", "2 channels"),
