@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from agent.client import AgentNotRunningError, Answer, ClientError, LocalClient
+from agent.client import AgentGoneError, AgentNotRunningError, Answer, ClientError, LocalClient
 from agent.errors import AgentError, IdentityError
 from agent.inputs import InputFileError, is_series, read_one, read_series
 from agent.status import AgentStatus, as_table
@@ -21,7 +22,7 @@ EXIT_FAILED: Final = 1
 EXIT_NOT_ENROLLED: Final = 3
 EXIT_NOT_RUNNING: Final = 4
 EXIT_UNREAD: Final = 141
-_NewCommand = Callable[[str, str, str], argparse.ArgumentParser]
+_NewCommand = Callable[..., argparse.ArgumentParser]
 _INPUT_HELP: Final = (
     "JSON: {input: numbers}, or a list for a model of one input; a .bin file: the raw bytes of one input; "
     "- reads JSON from standard input; a .jsonl file or a folder: one after another, an answer for each"
@@ -36,12 +37,15 @@ def main(argv: list[str] | None = None) -> int:
         return int(arguments.run(arguments))
     except IdentityError as error:
         return _complain(error, EXIT_NOT_ENROLLED)
-    except ClientError as error:
-        return _complain(error, EXIT_NOT_RUNNING if error.code == "agent_not_running" else EXIT_FAILED)
+    except AgentNotRunningError as error:
+        hint = "" if isinstance(error, AgentGoneError) else ", or name its state folder with --state"
+        return _complain(f"{error}{_named(arguments.state) or hint}", EXIT_NOT_RUNNING)
     except BrokenPipeError:  # whoever read the output had seen enough; Python would try again, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_UNREAD
-    except (AgentError, ProtocolError, OSError) as error:
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else error, EXIT_FAILED)
+    except (AgentError, ProtocolError) as error:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
         return 130
@@ -73,15 +77,18 @@ def _parser() -> argparse.ArgumentParser:
         help="where the agent keeps everything; also FLEET_AGENT_STATE (default: %(default)s)",
     )
 
-    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+    def command(name: str, text: str, example: str, *, has_state: bool = True) -> argparse.ArgumentParser:
         description, epilog = f"{text}.".capitalize(), f"Example: fleet-agent {example}"
-        return commands.add_parser(name, parents=[state], help=text, description=description, epilog=epilog)
+        parents = [state] if has_state else []
+        return commands.add_parser(name, parents=parents, help=text, description=description, epilog=epilog)
 
-    _add_commands(command)
+    _add_running(command)
+    _add_asking(command)
     return parser
 
 
-def _add_commands(command: _NewCommand) -> None:
+def _add_running(command: _NewCommand) -> None:
+    """Add the commands that make this machine a device."""
     sub = command("enroll", "join a fleet", "enroll wf1.eyJj…")
     sub.add_argument("invite", metavar="INVITE", help="the text that `fleetctl devices invite` printed")
     sub.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -96,9 +103,12 @@ def _add_commands(command: _NewCommand) -> None:
     )
     sub.set_defaults(run=_run)
 
-    sub = command("systemd-unit", "print a unit file that runs this agent as a service", "systemd-unit")
-    sub.set_defaults(run=_systemd_unit)
+    text = "print a unit file that runs this agent as a service, on /var/lib/fleet-agent"
+    command("systemd-unit", text, "systemd-unit", has_state=False).set_defaults(run=_systemd_unit)
 
+
+def _add_asking(command: _NewCommand) -> None:
+    """Add the commands that ask the agent, or look at what it keeps."""
     sub = command("status", "show the device, its link and its models", "status --json")
     sub.add_argument("--json", action="store_true", help="print as JSON")
     sub.set_defaults(run=_status)
@@ -148,8 +158,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print(msgspec.json.encode(enrollment).decode())
     else:
-        suffix = "" if arguments.state == default_state_dir() else f" --state {arguments.state}"
-        _print(f"Enrolled as {enrollment.device_id}. Start the agent with: fleet-agent run{suffix}")
+        _print(f"Enrolled as {enrollment.device_id}. Start the agent with: fleet-agent run{_named(arguments.state)}")
     return 0
 
 
@@ -217,7 +226,7 @@ def _infer_series(client: LocalClient, arguments: argparse.Namespace, names: lis
             said: dict[str, object] = {"error": str(problem)} if problem else _as_json(answer)
             _print(msgspec.json.encode({"input": where, **said}).decode())
         elif problem:
-            _complain(problem if isinstance(problem, InputFileError) else AgentError(f"{where}: {problem}"), 0)
+            _complain(problem if isinstance(problem, InputFileError) else f"{where}: {problem}", 0)
         else:
             _print(f"{where}: {_as_text(answer)}")
     if count == 0:
@@ -226,25 +235,39 @@ def _infer_series(client: LocalClient, arguments: argparse.Namespace, names: lis
 
 
 def _captures(arguments: argparse.Namespace) -> int:
-    from agent.captures import FOLDER_NAME, capture_files, read_head  # noqa: PLC0415 - the others need none of it
+    from agent.captures import FOLDER_NAME, CaptureError, capture_files, read_head  # noqa: PLC0415 - the others need none of it
 
-    for path in capture_files(arguments.state / FOLDER_NAME):
-        head = read_head(path)
+    paths = capture_files(arguments.state / FOLDER_NAME)
+    if not paths:
+        _complain("no captures: max_captures in policy.toml says how many are kept", 0)
+    failed = False
+    for path in paths:
+        try:
+            head = read_head(path)
+        except CaptureError as error:
+            failed = _complain(error, True)
+            continue
         if arguments.json:
             release = {"model": head.manifest.model, "version": head.manifest.version}
             _print(msgspec.json.encode({"name": path.name, **release, "fault": head.fault}).decode())
         else:
             at = datetime.fromtimestamp(head.fault.at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
             _print(f"{path.name}  {at}  {head.fault.message}")
-    return 0
+    return EXIT_FAILED if failed else 0
 
 
 def _replay(arguments: argparse.Namespace) -> int:
     from agent.captures import FOLDER_NAME, read_capture  # noqa: PLC0415 - the others need none of it
     from agent.replay import find_module, replay  # noqa: PLC0415 - the others need none of it
 
-    path = arguments.state / FOLDER_NAME / arguments.capture
-    capture = read_capture(path if path.exists() else Path(arguments.capture))
+    places = (arguments.state / FOLDER_NAME / arguments.capture, Path(arguments.capture))
+    path = next((path for path in places if path.exists()), None)
+    if path is None:
+        raise AgentError(
+            f"no capture {arguments.capture}, neither in {places[0].parent} nor as a file: "
+            f"see: fleet-agent captures{_named(arguments.state)}"
+        )
+    capture = read_capture(path)
     if arguments.module:
         module = arguments.module.read_bytes()
     else:
@@ -291,6 +314,11 @@ def _print(text: str) -> None:
     print(text, flush=True)  # noqa: T201 - what a command is asked for
 
 
-def _complain(error: Exception, status: int) -> int:
+def _named(state: Path) -> str:
+    """Return the option that a command needs to find `state`, if it needs one."""
+    return "" if state == default_state_dir() else f" --state {shlex.quote(str(state))}"
+
+
+def _complain(error: object, status: int) -> int:
     print(f"fleet-agent: {error}", file=sys.stderr)  # noqa: T201 - why a command failed
     return status

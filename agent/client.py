@@ -39,6 +39,10 @@ class AgentNotRunningError(ClientError):
     """Nobody listens on the socket."""
 
 
+class AgentGoneError(AgentNotRunningError):
+    """The agent ended before it answered."""
+
+
 class ModelNotActiveError(ClientError):
     """No release of the model is active."""
 
@@ -236,8 +240,7 @@ class _Connection(http.client.HTTPConnection):
         except OSError as error:
             self.close()
             raise AgentNotRunningError(
-                f"no agent listens on {self._place()} ({error.strerror or error}): start it with `fleet-agent run`, "
-                "or name its state folder with --state",
+                f"no agent listens on {self._place()} ({error.strerror or error}): start it with: fleet-agent run",
                 "agent_not_running",
             ) from error
 
@@ -249,7 +252,7 @@ class _Connection(http.client.HTTPConnection):
         is_reused = self.sock is not None
         try:
             # Who is turned away may not get rid of the whole request, but can read why.
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self.request(method, path, body or None, headers)
             with self.getresponse() as response:
                 length = response.getheader(HEADER_LENGTH)
@@ -258,8 +261,8 @@ class _Connection(http.client.HTTPConnection):
             self.close()
             if is_reused:
                 return self.exchange(method, path, body, headers)
-            raise AgentNotRunningError(
-                f"the agent on {self._place()} ended before it answered: see `fleet-agent logs`", "agent_not_running"
+            raise AgentGoneError(
+                f"the agent on {self._place()} ended before it answered: see: fleet-agent logs", "agent_not_running"
             ) from error
         except TimeoutError as error:
             self.close()

@@ -56,7 +56,7 @@ def _parse(raw: bytes, names: list[str], where: str) -> Inputs:
         return {_only(names): raw}
     try:
         data = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputFileError(f"{where}: expected JSON, {error}; name a file of raw bytes *.bin") from error
     return data if isinstance(data, dict) else {_only(names): data}
 

@@ -28,9 +28,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from agent.bindings import Bindings, check_bindings
-from agent.errors import PolicyError
+from agent.errors import AgentError, PolicyError
 from agent.runtime import engine_features, runtime_name
 from agent.serving.gate import LONGEST_QUEUE, MAX_WAITING
+from agent.serving.listeners import parse_address
 from protocol import limits
 from protocol.admission import Capacity
 from protocol.topics import Topics
@@ -84,10 +85,12 @@ def load_policy(state_dir: Path, topics: Topics) -> Policy:
     try:
         policy = msgspec.convert(tomllib.loads(path.read_text()), Policy)
         check_bindings(policy.bindings, topics)
+        if policy.http_address:
+            parse_address(policy.http_address)
     except FileNotFoundError:
         return Policy()
     # The parser has bare ones for a number that is too long, and for nesting that is too deep.
-    except (ValueError, RecursionError, OSError, PolicyError) as error:
+    except (ValueError, RecursionError, OSError, AgentError) as error:
         raise PolicyError(f"{path}: {error}. Correct it, or delete it to have the defaults") from error
     return policy
 

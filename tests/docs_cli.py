@@ -73,9 +73,9 @@ def agent_commands() -> str:
     for name, sub in commands.choices.items():
         actions = [a for a in sub._actions if "--help" not in a.option_strings]
         usage = " ".join(["fleet-agent", name, *(str(a.metavar) for a in actions if not a.option_strings)])
-        table = "\n".join(["| option | |", "|---|---|", *map(_agent_row, actions)])
+        table = "\n".join(["| option | |", "|---|---|", *map(_agent_row, actions), "\n"]) if actions else ""
         example = (sub.epilog or "").removeprefix("Example: ")
-        sections.append(f"### {usage}\n\n{sub.description}\n\n{table}\n\n```sh\n{example}\n```")
+        sections.append(f"### {usage}\n\n{sub.description}\n\n{table}```sh\n{example}\n```")
     return "\n\n".join(sections)
 
 

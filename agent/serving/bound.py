@@ -233,20 +233,30 @@ class _Asking:
         return error_text(400, "expected JSON outputs to be asked for: a message has no place for others", "bad_input")
 
     def _ask_raw(self, model: str, path: str, payload: bytes) -> Reply:
-        """Put the tensors in `payload` behind the JSON that says what they are; return those behind the reply's."""
+        """Ask the release that answers now, and again if it is another one by then."""
         try:
             manifest = self._manifest(model)
             while True:
-                head = _head(manifest)
-                length, body = str(len(head)), WholeBody(head + payload)
-                reply = self._answer(
-                    Request(method="POST", path=path, body=body, header_length=length, stream=SEQUENCE)
-                )
+                reply = self._ask_tensors(manifest, path, payload)
                 known, manifest = manifest, self._manifest(model) if reply.status == 400 else manifest
                 if manifest is known:  # else another release was swapped in meanwhile, perhaps with other inputs
                     break
         except UnknownModelError as error:
             return error_reply(503, error)
+        return reply
+
+    def _ask_tensors(self, manifest: Manifest, path: str, payload: bytes) -> Reply:
+        """Put the tensors in `payload` behind the JSON that says what they are; return those behind the reply's."""
+        expected = sum(spec.size_bytes for spec in manifest.inputs)
+        if len(payload) != expected:
+            names = ", ".join(spec.name for spec in manifest.inputs)
+            message = f"expected a message of {expected:,} bytes, those of {names}, got {len(payload):,}"
+            return error_text(400, message, "bad_input")
+        head = _head(manifest)
+        request = Request(
+            method="POST", path=path, body=WholeBody(head + payload), header_length=str(len(head)), stream=SEQUENCE
+        )
+        reply = self._answer(request)
         if reply.status != 200:
             return reply
         return Reply(status=200, body=reply.body[int(reply.headers[HEADER_LENGTH]) :])

@@ -44,7 +44,7 @@ class UnixListener:
     """A socket in the file system."""
 
     def __init__(self, path: Path) -> None:
-        self.address = str(path)
+        self.address = str(path.absolute())
         self._path = path
 
     def open(self) -> socket.socket:
@@ -82,20 +82,8 @@ class TcpListener:
     """A port on a loopback address, as in `127.0.0.1:8000`; port 0 lets the system choose."""
 
     def __init__(self, address: str) -> None:
-        match = _ADDRESS.fullmatch(address)
-        host = "127.0.0.1" if match and match["host"] == "localhost" else match and match["host"].strip("[]")
-        try:
-            ip = ipaddress.ip_address(host or "")
-        except ValueError:
-            ip = None
-        if match is None or ip is None or not ip.is_loopback or int(match["port"]) > 65_535:
-            raise ListenerError(
-                f"expected a loopback address and a port, as in 127.0.0.1:8000, got {address[:80]!r}: "
-                "who calls is not asked for a password, so that no other machine may"
-            )
         self.address = address
-        self._ip = ip
-        self._port = int(match["port"])
+        self._ip, self._port = parse_address(address)
 
     def open(self) -> socket.socket:
         """Return a listening socket."""
@@ -113,6 +101,22 @@ class TcpListener:
 
     def removed(self) -> None:
         """Do nothing: a closed port refuses by itself."""
+
+
+def parse_address(address: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+    """Return a loopback address and a port; raises ListenerError for any other."""
+    match = _ADDRESS.fullmatch(address)
+    host = "127.0.0.1" if match and match["host"] == "localhost" else match and match["host"].strip("[]")
+    try:
+        ip = ipaddress.ip_address(host or "")
+    except ValueError:
+        ip = None
+    if match is None or ip is None or not ip.is_loopback or int(match["port"]) > 65_535:
+        raise ListenerError(
+            f"expected a loopback address and a port, as in 127.0.0.1:8000, got {address[:80]!r}: "
+            "who calls is not asked for a password, so that no other machine may"
+        )
+    return ip, int(match["port"])
 
 
 def listeners(socket_path: Path, http_address: str) -> list[Listener]:

@@ -15,6 +15,7 @@ from agent.host import ModelHost
 from agent.runtime import processors
 from agent.serving.connection import BUSY, Conversation
 from agent.serving.gate import Gate
+from agent.serving.lingering import Lingering
 from agent.serving.listeners import Listener, ListenerError
 from agent.serving.routes import Reply, Request, Routes
 
@@ -28,10 +29,6 @@ MIN_IDLE_S: Final = 1.0
 """How long a kept connection may rest before it makes room for a new one, when all places are taken."""
 RETRY_S: Final = 5.0
 """How long to wait before a listener that could not be opened is tried again."""
-BUSY_TIMEOUT_S: Final = 1.0
-"""How long one that is turned away may take to hear it."""
-BUSY_LINGER_S: Final = 0.1
-"""How long it may go on sending: hung up on at once, it would not get to read why. Nobody is let in meanwhile."""
 
 _log = logging.getLogger(__name__)
 
@@ -136,16 +133,18 @@ class LocalService:
         self._accept(opened)
 
     def _accept(self, accepting: socket.socket) -> None:
-        while not self._closing.is_set():
-            try:
-                connection, _ = accepting.accept()
-            except OSError as error:
-                if not self._closing.is_set():  # too few file descriptors, perhaps: that passes
-                    _log.warning("cannot accept a local connection: %s; trying on", error)
-                    self._closing.wait(SHORTAGE_PAUSE_S)
-                continue
-            if not self._begin(Conversation(connection)):
-                _turn_away(connection)
+        with contextlib.closing(Lingering()) as lingering:
+            while not self._closing.is_set():
+                lingering.wait_for(accepting)
+                try:
+                    connection, _ = accepting.accept()
+                except OSError as error:
+                    if not self._closing.is_set():  # too few file descriptors, perhaps: that passes
+                        _log.warning("cannot accept a local connection: %s; trying on", error)
+                        self._closing.wait(SHORTAGE_PAUSE_S)
+                    continue
+                if not self._begin(Conversation(connection)):
+                    lingering.turn_away(connection, BUSY)
 
     def _begin(self, conversation: Conversation) -> bool:
         """Give `conversation` a thread of its own; False when there is none to have."""
@@ -186,19 +185,6 @@ class LocalService:
                 del self._conversations[conversation]
                 self._ended.notify_all()
             conversation.connection.close()
-
-
-def _turn_away(connection: socket.socket) -> None:
-    """Say that there is no place, and throw away what the caller still sends."""
-    with connection, contextlib.suppress(OSError):
-        connection.settimeout(BUSY_TIMEOUT_S)
-        connection.sendall(BUSY)
-        connection.shutdown(socket.SHUT_WR)
-        end = time.monotonic() + BUSY_LINGER_S
-        while (left_s := end - time.monotonic()) > 0:
-            connection.settimeout(left_s)
-            if not connection.recv(65_536):
-                break
 
 
 def _join(threads: Iterable[threading.Thread], patience_s: float) -> None:

@@ -86,6 +86,8 @@ def test_infer_reads_standard_input(
     ("model", "content", "message"),
     [
         ("scale", b"not json", "expected JSON"),
+        ("scale", b'["\xff"]', "expected JSON"),
+        ("scale", b"[" * 100_000, "expected JSON"),
         ("scale", b'{"z": [1]}', "unknown input"),
         ("scale", b"[1, 2, 3]", "x"),
         ("missing", b"[1]", "no release of 'missing'"),
@@ -145,11 +147,39 @@ def test_log_names_no_secret(state: Path) -> None:
     assert "BEGIN" not in log
 
 
-def test_commands_without_an_agent_say_how_to_start_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit status 4 and the next step."""
-    status, _, err = run(capsys, "status", "--state", tmp_path)
-    assert 4 == status
-    assert "fleet-agent run" in err
+def test_commands_without_an_agent_say_how_to_start_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit status 4 and the next step, as it has to be typed."""
+    status, _, err = run(capsys, "status", "--state", tmp_path / "the device")
+    assert (4, True) == (status, err.endswith(f"start it with: fleet-agent run --state '{tmp_path}/the device'\n"))
+    monkeypatch.setenv("FLEET_AGENT_STATE", str(tmp_path))
+    status, _, err = run(capsys, "status")
+    assert (4, True) == (
+        status,
+        err.endswith("start it with: fleet-agent run, or name its state folder with --state\n"),
+    )
+
+
+def test_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that was mistyped is told without an error's number."""
+    status, _, err = run(capsys, "replay", "x.capture", "--state", tmp_path)
+    assert (1, True) == (status, f"no capture x.capture, neither in {tmp_path}/captures nor as a file" in err)
+    assert f"see: fleet-agent captures --state {tmp_path}" in err
+    assert (1, "", f"fleet-agent: {tmp_path}: Is a directory\n") == run(capsys, "replay", tmp_path)
+
+
+def test_there_may_be_no_captures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The list is empty, and a person hears where one would ask for some."""
+    status, out, err = run(capsys, "captures", "--state", tmp_path)
+    assert (0, "", True) == (status, out, "max_captures in policy.toml" in err)
+
+
+def test_unit_is_for_one_folder_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is the one that systemd gives to the service: another one is refused, not passed over."""
+    with pytest.raises(SystemExit):
+        main(["systemd-unit", "--state", "elsewhere"])
+    assert "unrecognized arguments: --state elsewhere" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -240,6 +270,8 @@ def test_policy_has_defaults_and_bounds(tmp_path: Path) -> None:
         "max_queue = " + "1" * 5_000,
         "max_queue = " + "[" * 20_000,
         "max_queue = " + "{a = " * 20_000,
+        "http_address = '0.0.0.0:8000'",
+        "http_address = '8000'",
     ],
     ids=lambda text: text[:20],
 )

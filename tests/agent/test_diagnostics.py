@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.captures import CaptureError, Captures, capture_files, read_capture, read_head
+from agent.cli import main
 from agent.diagnostics import Diagnostics
 from agent.host import ModelHost
 from agent.replay import Replay, find_module, replay
@@ -229,6 +230,15 @@ def test_a_damaged_capture_is_refused(device: Device, damage: object) -> None:
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
     with pytest.raises(CaptureError):
         read_capture(path)
+
+
+def test_a_damaged_capture_hides_no_other(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    """The list goes on behind it, and the exit status says that something is wrong."""
+    kept = device.fail(0).capture
+    (device.folder / "a.capture").write_bytes(b"{")
+    status = main(["captures", "--state", str(device.folder.parent)])
+    out, err = capsys.readouterr()
+    assert (1, True, True) == (status, out.startswith(f"{kept}  "), "a.capture is not a capture" in err)
 
 
 @pytest.mark.property

@@ -176,8 +176,7 @@ def test_raw_bytes_of_another_size_are_counted_and_logged(
         inputs.wait((0, 2, 0, 0))
     assert broker.answers.empty()
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith("binding of digits to in/raw: ")
-    assert "expected" in told
+    assert f"binding of digits to in/raw: expected a message of 8 bytes, those of x, got {len(payload):,}" == told
 
 
 def test_message_that_the_link_did_not_take_is_answered_too(

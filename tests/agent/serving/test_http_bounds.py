@@ -15,7 +15,7 @@ import pytest
 
 from agent.client import AgentBusyError, LocalClient
 from agent.host import ModelHost
-from agent.serving import body, connection, service
+from agent.serving import body, connection, lingering, service
 from agent.serving.gate import Gate
 from agent.serving.listeners import ListenerError, TcpListener, UnixListener
 from agent.serving.service import LocalService
@@ -239,7 +239,7 @@ def test_who_is_turned_away_reads_why_however_late_it_sends(
     path: Path, host: ModelHost, monkeypatch: pytest.MonkeyPatch, is_tcp: bool
 ) -> None:
     """A caller that is told 503 before it has said all that it wanted is not reset."""
-    monkeypatch.setattr(service, "BUSY_LINGER_S", 20.0)
+    monkeypatch.setattr(lingering, "LINGER_S", 20.0)
     served = LocalService(
         [TcpListener("127.0.0.1:0") if is_tcp else UnixListener(path)], host, Status, max_connections=1
     )

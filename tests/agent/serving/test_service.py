@@ -86,7 +86,7 @@ def test_client_errors_have_types_and_codes(client: LocalClient, host: ModelHost
 def test_client_without_an_agent(path: Path) -> None:
     """The message says how to start one; a dead agent's socket is as good as none."""
     with LocalClient(path) as client:
-        with pytest.raises(AgentNotRunningError, match="start it with `fleet-agent run`"):
+        with pytest.raises(AgentNotRunningError, match="start it with: fleet-agent run"):
             client.status()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
             dead.bind(str(path))
