@@ -10,7 +10,7 @@ import platform
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -26,6 +26,8 @@ FOLDER_NAME: Final = "captures"
 SUFFIX: Final = ".capture"
 SCHEMA: Final = 1
 MAX_HEAD_BYTES: Final = limits.MAX_MANIFEST_BYTES + 64 * limits.KIB
+END_OF_TIME_MS: Final = 253_402_300_800_000
+"""The year 10000: later moments cannot be written as dates."""
 
 Isolation = Literal["thread", "process"]
 
@@ -45,7 +47,7 @@ class FaultFacts(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
     message: str
     input_digest: str
-    at_ms: int
+    at_ms: Annotated[int, msgspec.Meta(ge=0, lt=END_OF_TIME_MS)]
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):

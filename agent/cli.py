@@ -183,9 +183,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _systemd_unit(_: argparse.Namespace) -> int:
-    from agent.systemd import unit  # noqa: PLC0415 - the other commands need none of it
+    from agent.systemd import hidden_by_unit, unit  # noqa: PLC0415 - the other commands need none of it
 
-    _print(unit().rstrip())
+    program = Path(sys.argv[0]).absolute()
+    if hidden_by_unit(program):
+        _complain(f"{program} is in a user's folder, which the unit hides: install it elsewhere, as in /opt/fleet", 0)
+    _print(unit(program).rstrip())
     return 0
 
 
@@ -240,12 +243,12 @@ def _captures(arguments: argparse.Namespace) -> int:
     paths = capture_files(arguments.state / FOLDER_NAME)
     if not paths:
         _complain("no captures: max_captures in policy.toml says how many are kept", 0)
-    failed = False
+    status = 0
     for path in paths:
         try:
             head = read_head(path)
         except CaptureError as error:
-            failed = _complain(error, True)
+            status = _complain(error, EXIT_FAILED)
             continue
         if arguments.json:
             release = {"model": head.manifest.model, "version": head.manifest.version}
@@ -253,7 +256,7 @@ def _captures(arguments: argparse.Namespace) -> int:
         else:
             at = datetime.fromtimestamp(head.fault.at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
             _print(f"{path.name}  {at}  {head.fault.message}")
-    return EXIT_FAILED if failed else 0
+    return status
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -310,8 +313,13 @@ def _as_text(answer: Answer) -> str:
     return "\n".join(lines)
 
 
+def _plain(text: str) -> str:
+    """Return a text that does nothing to a terminal: some of it may come from other devices, or from a module."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - what a command is asked for
+    print(_plain(text), flush=True)  # noqa: T201 - what a command is asked for
 
 
 def _named(state: Path) -> str:
@@ -320,5 +328,5 @@ def _named(state: Path) -> str:
 
 
 def _complain(error: object, status: int) -> int:
-    print(f"fleet-agent: {error}", file=sys.stderr)  # noqa: T201 - why a command failed
+    print(f"fleet-agent: {_plain(str(error))}", file=sys.stderr)  # noqa: T201 - why a command failed
     return status

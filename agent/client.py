@@ -255,6 +255,7 @@ class _Connection(http.client.HTTPConnection):
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self.request(method, path, body or None, headers)
             with self.getresponse() as response:
+                is_reused = False  # the agent heard it: a model that remembers must not hear it twice
                 length = response.getheader(HEADER_LENGTH)
                 return response.status, response.read(), None if length is None else int(length)
         except (ConnectionError, http.client.HTTPException) as error:

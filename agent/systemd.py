@@ -6,7 +6,6 @@ Source: sd_notify(3). Without a NOTIFY_SOCKET in the environment nothing is said
 import contextlib
 import os
 import socket
-import sys
 import time
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -64,7 +63,12 @@ class Systemd:
             s.sendto("\n".join(line.replace("\n", " ") for line in lines).encode(), self._address)
 
 
-def unit(program: Path | None = None) -> str:
-    """Return a unit file that runs `program`, or this very agent."""
-    text = Path(__file__).with_name(UNIT_NAME).read_text()
-    return text.replace(_PROGRAM, str(program or Path(sys.argv[0]).absolute()))
+def unit(program: Path) -> str:
+    """Return a unit file that runs `program`. Source: systemd.service(5), command lines."""
+    text = str(program).replace("%", "%%")
+    return Path(__file__).with_name(UNIT_NAME).read_text().replace(_PROGRAM, f'"{text}"' if " " in text else text)
+
+
+def hidden_by_unit(program: Path) -> bool:
+    """Return whether the service would not see `program`: the unit hides what belongs to users (ProtectHome)."""
+    return any(program.is_relative_to(folder) for folder in ("/home", "/root", "/run/user"))

@@ -21,6 +21,7 @@ MIN_BYTES_PER_S: Final = 256 * 1024
 MAX_SEND_BYTES: Final = 64 * 1024
 MAX_DRAIN_BYTES: Final = 16 * 1024 * 1024
 """How much of an unwanted body is read and thrown away, so that its sender gets to read why."""
+_PIECE_BYTES: Final = 64 * 1024
 _MAX_LINE_BYTES: Final = 1024
 _MAX_TRAILERS: Final = 32
 _CHUNK_HEAD: Final = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(;[^\r\n]*)?\r\n")
@@ -152,8 +153,7 @@ class Body:
         if self._unread_bytes > MAX_DRAIN_BYTES:
             return False
         self._allow(MAX_DRAIN_BYTES)
-        while self._unread_bytes:
-            self._read(min(self._unread_bytes, 65_536))
+        self._skip()
         if self._length is None:
             try:
                 self._read_chunks(MAX_DRAIN_BYTES, is_kept=False)
@@ -173,17 +173,23 @@ class Body:
             raise ConnectionAbortedError("the caller hung up in the middle of a request")
         return data
 
+    def _skip(self, but_bytes: int = 0) -> None:
+        """Throw away what is known to come, but for the last `but_bytes`, and never hold much of it."""
+        while self._unread_bytes > but_bytes:
+            self._read(min(self._unread_bytes - but_bytes, _PIECE_BYTES))
+
     def _read_chunks(self, limit_bytes: int, *, is_kept: bool = True) -> bytes:
         parts: list[bytes] = []
         total = 0
         while size := self._begin_chunk():
             total += size
-            _check_size(total, limit_bytes)
-            part = self._read(size)
+            _check_size(total, limit_bytes, is_all=False)
+            if is_kept:
+                parts.append(self._read(size))
+            else:
+                self._skip(but_bytes=2)
             if self._read(2) != b"\r\n":
                 raise _no_chunk()
-            if is_kept:
-                parts.append(part)
         for _ in range(_MAX_TRAILERS):
             if self._line() == b"\r\n":
                 self._is_whole = True
@@ -221,9 +227,10 @@ class WholeBody:
         return self._data
 
 
-def _check_size(size_bytes: int, limit_bytes: int) -> None:
+def _check_size(size_bytes: int, limit_bytes: int, *, is_all: bool = True) -> None:
     if size_bytes > limit_bytes:
-        raise LimitExceededError(f"expected a request of at most {limit_bytes:,} bytes, got {size_bytes:,}")
+        got = f"{size_bytes:,}{'' if is_all else ' or more'}"
+        raise LimitExceededError(f"expected a request of at most {limit_bytes:,} bytes, got {got}")
 
 
 def _no_chunk() -> RequestError:
@@ -236,7 +243,7 @@ def _decompress(raw: bytes, coding: str, limit_bytes: int) -> bytes:
         data = decoder.decompress(raw, limit_bytes + 1)
     except zlib.error as error:
         raise MalformedError(f"expected a body compressed with {coding}: {error}") from error
-    _check_size(len(data), limit_bytes)
+    _check_size(len(data), limit_bytes, is_all=False)
     if not decoder.eof or decoder.unused_data:
         raise MalformedError(f"expected a body compressed with {coding}, whole and nothing behind it")
     return data

@@ -30,8 +30,9 @@ BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
     b"Retry-After: 1\r\nContent-Length: %d\r\n\r\n" % len(_BUSY_BODY)
 ) + _BUSY_BODY
-_METHODS: Final = ("GET", "POST")
+_METHODS: Final = ("GET", "HEAD", "POST")
 _CODINGS: Final = ("identity", "gzip", "deflate")
+_ABSOLUTE: Final = re.compile(r"http://(?P<host>[^/?]*)(?P<path>.*)", re.IGNORECASE)
 _HERE: Final = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
 _log = logging.getLogger(__name__)
@@ -126,10 +127,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command not in _METHODS:
             raise RequestError(HTTPStatus.NOT_IMPLEMENTED, f"expected GET or POST, got {self.command[:20]!r}")
         self._check_head()
-        self._check_origin()
+        host, path = self._target()
+        self._check_origin(host)
         body = self._body()
-        request = Request(method=self.command, path=self.path, body=body, header_length=self.headers.get(HEADER_LENGTH))
-        reply = self._reply_to(request)
+        method = "GET" if self.command == "HEAD" else self.command
+        reply = self._reply_to(
+            Request(method=method, path=path, body=body, header_length=self.headers.get(HEADER_LENGTH))
+        )
         if self._conversation.is_ending or self._expects_continue or not body.drain():
             self.close_connection = True
         self._reply(reply)
@@ -156,9 +160,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.headers.defects or len(self.headers.get_all("Host", [])) > 1:
             raise RequestError(HTTPStatus.BAD_REQUEST, "expected lines of 'name: value', and one Host")
 
-    def _check_origin(self) -> None:
+    def _target(self) -> tuple[str, str]:
+        """Return host and path of what is asked for; an absolute form names both (RFC 9112, section 3.2.2)."""
+        match = _ABSOLUTE.fullmatch(self.path)
+        return (match["host"], match["path"]) if match else (self.headers["Host"] or "", self.path)
+
+    def _check_origin(self, host: str) -> None:
         """Refuse what a web page on some other site makes a browser on this machine send."""
-        if self._conversation.is_tcp and ("Origin" in self.headers or not _HERE.fullmatch(self.headers["Host"] or "")):
+        if self._conversation.is_tcp and ("Origin" in self.headers or not _HERE.fullmatch(host)):
             raise RequestError(
                 HTTPStatus.FORBIDDEN, "expected a program on this device that asks for a loopback address"
             )
@@ -167,7 +176,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Return the body, unread; raises RequestError when there is no telling where it ends."""
         lengths = self.headers.get_all("Content-Length", [])
         transfer = self.headers.get_all("Transfer-Encoding", [])
-        coding = self.headers.get("Content-Encoding", "identity").lower()
+        coding = ", ".join(self.headers.get_all("Content-Encoding", ["identity"])).lower()
         if coding not in _CODINGS:
             raise RequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"expected an encoding of {', '.join(_CODINGS)}")
         if transfer:
@@ -201,7 +210,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(reply.body)
+        if self.command != "HEAD":  # it asks what a reply would be, not for the reply
+            self.wfile.write(reply.body)
         self.wfile.flush()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:

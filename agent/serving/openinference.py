@@ -23,6 +23,7 @@ from protocol.tensors import TensorSpec
 EXTENSIONS: Final = ("binary_tensor_data", "sequence")
 MAX_BATCH: Final = 256
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+"""Of what a batch takes, and of what it gives, as raw tensors."""
 _ARRAYS: Final[dict[str, type[list[Any]]]] = {
     "BOOL": list[bool],
     "FP16": list[float],
@@ -118,7 +119,10 @@ class InferResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class FaultReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where in which release a model went wrong, and on what; `capture` names the file where the input was kept."""
+    """Where in which release a model went wrong, and on what.
+
+    `capture` names the file that keeps the first input with a fault of this kind and place, if any is kept.
+    """
 
     kind: str
     layer: str | None
@@ -159,8 +163,9 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
 def max_batch_size(manifest: Manifest) -> int:
     """Return how many items a request for this release may hold: it is one unless every tensor is of one item."""
-    tensors = (*manifest.inputs, *manifest.outputs)
-    return MAX_BATCH if all(tensor.shape[:1] == (1,) for tensor in tensors) else 1
+    if any(tensor.shape[:1] != (1,) for tensor in (*manifest.inputs, *manifest.outputs)):
+        return 1
+    return min(MAX_BATCH, max(MAX_BATCH_BYTES // sum(tensor.size_bytes for tensor in manifest.outputs), 1))
 
 
 def describe(manifest: Manifest) -> ModelMetadata:
@@ -328,7 +333,8 @@ def _count_items(tensor: InferInput, spec: TensorSpec, max_items: int) -> int:
         raise InputError(f"input {spec.name!r}: expected datatype {spec.datatype}, got {tensor.datatype[:20]!r}")
     if tensor.shape == spec.shape:
         return 1
-    if max_items > 1 and tensor.shape[1:] == spec.shape[1:] and 1 <= tensor.shape[0] <= max_items:
+    is_like_it = len(tensor.shape) == len(spec.shape) and tensor.shape[1:] == spec.shape[1:]
+    if max_items > 1 and is_like_it and 1 <= tensor.shape[0] <= max_items:
         return tensor.shape[0]
     batch = f", or up to {max_items} such items in its first dimension" if max_items > 1 else ""
     raise InputError(f"input {spec.name!r}: expected shape {list(spec.shape)}{batch}, got {list(tensor.shape[:12])}")

@@ -84,9 +84,19 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoSuchPathError(AgentError):
-    """There is nothing at that path, or not for that method."""
+    """There is nothing at that path."""
 
     code = "no_such_path"
+
+
+class WrongMethodError(AgentError):
+    """There is something at that path, for the method `allowed`."""
+
+    code = "wrong_method"
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class Routes:
@@ -115,6 +125,8 @@ class Routes:
             return error_reply(404 if self._host.manifests() else 503, error)
         except NoSuchPathError as error:
             return error_reply(404, error)
+        except WrongMethodError as error:
+            return msgspec.structs.replace(error_reply(405, error), headers={"Allow": error.allowed})
         except SequenceError as error:
             return error_reply(409, error)
         except OverloadedError as error:
@@ -136,11 +148,12 @@ class Routes:
         match = _MODEL.fullmatch(path)
         if page is None and match is None:
             raise NoSuchPathError(
-                f"there is nothing at {path[:200]!r}: models are at /v2/models/NAME, the status at /v1/status"
+                f"there is nothing at {path[:200]!r}: models are at /v2/models/NAME, the status at /v1/status; "
+                f"of the protocol's extensions there are {', '.join(EXTENSIONS)}"
             )
         expected = "POST" if match and match["action"] == "/infer" else "GET"
         if request.method != expected:
-            raise NoSuchPathError(f"expected {expected} for {path[:200]!r}, got {request.method}")
+            raise WrongMethodError(f"expected {expected} for {path[:200]!r}, got {request.method}", expected)
         if page is not None:
             return page()
         assert match is not None

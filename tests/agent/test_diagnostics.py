@@ -222,6 +222,7 @@ def test_another_module_is_not_replayed(device: Device, tmp_path: Path) -> None:
         lambda raw: b"{" * 1_000_000,
         lambda raw: raw.replace(b'"digits"', b'"../../x"'),
         lambda raw: raw.replace(b"\n", b" "),
+        lambda raw: raw.replace(b'"at_ms":1768478400000', b'"at_ms":9007199254740991'),
     ],
 )
 def test_a_damaged_capture_is_refused(device: Device, damage: object) -> None:
@@ -235,10 +236,13 @@ def test_a_damaged_capture_is_refused(device: Device, damage: object) -> None:
 def test_a_damaged_capture_hides_no_other(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
     """The list goes on behind it, and the exit status says that something is wrong."""
     kept = device.fail(0).capture
+    raw = (device.folder / kept).read_bytes()
     (device.folder / "a.capture").write_bytes(b"{")
+    (device.folder / "z.capture").write_bytes(raw.replace(b'"message":"', b'"message":"\\u001b[2J'))
     status = main(["captures", "--state", str(device.folder.parent)])
     out, err = capsys.readouterr()
     assert (1, True, True) == (status, out.startswith(f"{kept}  "), "a.capture is not a capture" in err)
+    assert "  ?[2Jtrap" in out  # what others wrote does nothing to the terminal
 
 
 @pytest.mark.property

@@ -163,6 +163,30 @@ def test_unit_names_the_program_that_is_asked_for() -> None:
     assert "/opt/fleet" not in text
 
 
+@pytest.mark.needs("systemd")
+@pytest.mark.parametrize("folder", ["a b", "100%", "%h $HOME", "a;b"])
+def test_unit_may_name_any_folder(tmp_path: Path, folder: str) -> None:
+    """What systemd would take for something else is quoted, so that it finds the program. It refuses quotes itself."""
+    program = tmp_path / folder / "fleet-agent"
+    program.parent.mkdir()
+    program.touch(0o755)
+    path = tmp_path / "fleet-agent.service"
+    path.write_text(unit(program))
+    analyze = shutil.which("systemd-analyze") or ""
+    checked = subprocess.run([analyze, "verify", path], capture_output=True, text=True, check=False)
+    assert (0, "") == (checked.returncode, checked.stderr)
+
+
+@pytest.mark.parametrize(("folder", "is_hidden"), [("/home/me/.venv", True), ("/root", True), ("/opt/fleet", False)])
+def test_program_that_the_service_would_not_see_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: str, is_hidden: bool
+) -> None:
+    """The unit hides the folders of users; systemd would only say 203/EXEC."""
+    monkeypatch.setattr(sys, "argv", [f"{folder}/bin/fleet-agent"])
+    assert 0 == main(["systemd-unit"])
+    assert is_hidden == ("install it elsewhere" in capsys.readouterr().err)
+
+
 @pytest.mark.usefixtures("own_logging")
 @pytest.mark.parametrize(
     ("form", "journal", "expected"),

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import gzip
 import http.client
+import io
 import socket
 import threading
 import time
@@ -121,9 +122,32 @@ def test_a_compressed_body_counts_as_what_it_holds(raw: Raw, host: ModelHost) ->
         ("gzip", request_body(1, 2), 400),
         ("gzip", gzip.compress(request_body(1, 2)) + b"more", 400),
     ):
-        status, _, _ = raw.ask("POST", "/v2/models/digits/infer", data, f"Content-Encoding: {coding}")
+        status, _, reply = raw.ask("POST", "/v2/models/digits/infer", data, f"Content-Encoding: {coding}")
         assert expected == status
+        assert (status == 413) == ("got 98,305 or more" in reply.get("error", ""))
     assert len(bomb) < 98_000
+
+
+class Pieces(io.BytesIO):
+    """What a caller sends, and how much of it was taken at a time at most."""
+
+    most_bytes = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.most_bytes = max(self.most_bytes, len(self.getvalue()) if size is None or size < 0 else size)
+        return super().read(size)
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_body_that_nobody_wants_is_never_held(is_chunked: bool) -> None:
+    """It is thrown away as it comes: many such callers together would hold more than any bound."""
+    size = 8_000_000
+    sent = Pieces(in_chunks(bytes(size), size) if is_chunked else bytes(size))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert body.Body(body.PatientSocket(ours), sent, None if is_chunked else size).drain()
+    assert b"" == sent.read(1)
+    assert sent.most_bytes <= 65_536
 
 
 def test_a_body_is_asked_for_when_it_is_wanted(raw: Raw, host: ModelHost) -> None:
@@ -274,6 +298,21 @@ def test_a_port_answers_programs_on_this_device_alone(port: int, host: ModelHost
         with Raw(None, port) as raw:
             raw.send(b"GET /v2 HTTP/1.1\r\n" + headers + b"\r\n")
             assert (expected, headers) == (raw.reply()[0], headers)
+
+
+def test_the_host_in_a_target_counts_more_than_the_header(port: int) -> None:
+    """RFC 9112, section 3.2.2: a target in absolute form is understood, and its host is the one that is meant."""
+    for target, host, expected in (
+        (b"http://localhost:8000/v2", b"evil.example", 200),
+        (b"HTTP://127.0.0.1/v2?x=http://evil.example", b"localhost", 200),
+        (b"http://evil.example/v2", b"localhost", 403),
+        (b"http://localhost@evil.example/v2", b"localhost", 403),
+        (b"http://localhost", b"localhost", 404),
+        (b"ftp://localhost/v2", b"localhost", 404),
+    ):
+        with Raw(None, port) as raw:
+            raw.send(b"GET %s HTTP/1.1\r\nHost: %s\r\n\r\n" % (target, host))
+            assert (expected, target) == (raw.reply()[0], target)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,15 @@ def tensor(name: str = "x", datatype: str = "FP32", shape: tuple[int, ...] = (2,
     return {"name": name, "datatype": datatype, "shape": shape, **more}
 
 
+def one_by_one(outputs: int) -> Manifest:
+    """Return a release that takes a single number, and gives many."""
+    one, many = (
+        TensorSpec(name=name, datatype="FP32", shape=shape) for name, shape in (("x", (1,)), ("y", (1, outputs)))
+    )
+    tested = SelfTest(file=msgspec.structs.replace(FILE, size=one.size_bytes + many.size_bytes), count=1)
+    return msgspec.structs.replace(MANIFEST, inputs=(one,), outputs=(many,), self_test=tested, labels={})
+
+
 def number(value: int = 7) -> dict[str, Any]:
     return tensor("n", "INT64", (), data=[value])
 
@@ -274,3 +283,21 @@ def test_any_bytes_are_a_request_or_an_error(body: bytes, length: int | None) ->
         input_tensors(request, binary, MANIFEST)
     except (MalformedError, InputError):
         pass
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (257,), (1, 1), (-1,)])
+def test_shape_of_another_rank_or_size_is_no_batch(shape: tuple[int, ...]) -> None:
+    """A release of rank 1 has nothing behind the dimension of its batches, and neither has a shape of rank 0."""
+    head = json.dumps({"inputs": [tensor(shape=shape, data=[1])]}).encode()
+    with pytest.raises(InputError, match=r"expected shape \[1\], or up to 256 such items"):
+        input_tensors(*parse_request(head, None), one_by_one(10))
+
+
+@pytest.mark.parametrize(("outputs", "items"), [(1, 256), (16_384, 256), (16_385, 255), (4_000_000, 1)])
+def test_batch_is_bounded_by_what_it_would_give(outputs: int, items: int) -> None:
+    """A small request cannot make the agent hold gigabytes of answers; one item is always allowed."""
+    manifest = one_by_one(outputs)
+    assert items == describe(manifest).max_batch_size
+    head = json.dumps({"inputs": [tensor(shape=(items + 1,), data=[0] * (items + 1))]}).encode()
+    with pytest.raises(InputError, match=r"expected shape \[1\]"):
+        input_tensors(*parse_request(head, None), manifest)

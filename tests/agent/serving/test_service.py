@@ -4,7 +4,6 @@ import os
 import resource
 import socket
 import stat
-import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,112 +13,16 @@ import pytest
 
 from agent.client import (
     AgentBusyError,
-    AgentNotRunningError,
-    BadRequestError,
     InferenceFailedError,
     LocalClient,
-    ModelNotActiveError,
 )
 from agent.host import ModelHost
 from agent.serving.body import MAX_DRAIN_BYTES
 from agent.serving.gate import Gate
-from agent.serving.listeners import ListenerError, TcpListener, UnixListener
+from agent.serving.listeners import ListenerError, UnixListener
 from agent.serving.service import LocalService
 from tests.agent.rig import wait_for
-from tests.agent.serving.callers import DOUBLE, SPIN, Raw, Status, activate, request_body
-
-
-def test_client_runs_a_model_on_numbers_and_on_bytes(client: LocalClient, host: ModelHost) -> None:
-    """Both forms of input give the same outputs, with the release and the name of the highest number."""
-    activate(host)
-    for x in ([1.5, -4], [[1.5, -4]], struct.pack("<2f", 1.5, -4), bytearray(struct.pack("<2f", 1.5, -4))):
-        answer = client.infer("digits", {"x": x})
-        assert ("digits", "1.0.0", ["y"]) == (answer.model, answer.version, list(answer.outputs))
-        output = answer.outputs["y"]
-        assert ("FP32", (1, 2), [3.0, -8.0], ("no",)) == (output.datatype, output.shape, output.values, output.labels)
-
-
-def test_client_reads_status_models_and_metadata(client: LocalClient, host: ModelHost) -> None:
-    """Everything that the command line shows comes from here."""
-    activate(host)
-    activate(host, name="words", n=3)
-    assert {"device_id": "pump-1"} == client.status()
-    assert [("digits", 2), ("words", 3)] == [(m.name, m.inputs[0].shape[1]) for m in client.models()]
-    assert ("1.0.0",) == client.metadata("digits").versions
-
-
-def test_client_follows_a_swap(client: LocalClient, host: ModelHost) -> None:
-    """A release with other inputs is noticed, and the labels are those of the release that answered."""
-    activate(host)
-    client.infer("digits", {"x": [1, 2]})
-    activate(host, "1.1.0", n=3)
-    answer = client.infer("digits", {"x": [1, 2, 3]})
-    assert ("1.1.0", (1, 3), ()) == (answer.version, answer.outputs["y"].shape, answer.outputs["y"].labels)
-    activate(host, "1.2.0")
-    answer = client.infer("digits", {"x": [1, 2]})
-    assert ("1.2.0", ("yes",)) == (answer.version, answer.outputs["y"].labels)
-
-
-def test_client_errors_have_types_and_codes(client: LocalClient, host: ModelHost) -> None:
-    """A caller can tell apart what it can mend from what it cannot."""
-    with pytest.raises(ModelNotActiveError) as not_active:
-        client.infer("digits", {"x": [1, 2]})
-    assert "unknown_model" == not_active.value.code
-    activate(host)
-    activate(host, name="spin", infer=SPIN)
-    activate(host, name="trap", infer="unreachable")
-    with pytest.raises(BadRequestError, match="unknown input 'z': expected the inputs x"):
-        client.infer("digits", {"z": [1, 2]})
-    with pytest.raises(BadRequestError, match="missing input x"):
-        client.infer("digits", {})
-    with pytest.raises(BadRequestError, match=r"expected 2 numbers for the shape \[1, 2\], got 3"):
-        client.infer("digits", {"x": [1, 2, 3]})
-    with pytest.raises(BadRequestError, match="expected 8 bytes"):
-        client.infer("digits", {"x": b"1234567"})
-    for model, code in (("spin", "deadline_exceeded"), ("trap", "trap")):
-        with pytest.raises(InferenceFailedError, match="layer 'run'") as failed:
-            client.infer(model, {"x": [1, 2]})
-        assert code == failed.value.code
-    assert [2.0, 4.0] == client.infer("digits", {"x": [1, 2]}).outputs["y"].values
-
-
-def test_client_without_an_agent(path: Path) -> None:
-    """The message says how to start one; a dead agent's socket is as good as none."""
-    with LocalClient(path) as client:
-        with pytest.raises(AgentNotRunningError, match="start it with: fleet-agent run"):
-            client.status()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
-            dead.bind(str(path))
-        with pytest.raises(AgentNotRunningError, match="refused"):
-            client.status()
-
-
-def test_client_survives_a_restart_of_the_agent(path: Path, host: ModelHost) -> None:
-    """A kept connection to the old agent is replaced by one to the new."""
-    with LocalClient(path) as client:
-        for _ in range(2):
-            service = LocalService([UnixListener(path)], host, Status)
-            service.start()
-            assert {"device_id": "pump-1"} == client.status()
-            service.close()
-
-
-def test_agent_that_dies_in_a_request_is_reported(path: Path) -> None:
-    """Half a conversation is an error with a hint, not a stack of protocol errors."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def hang_up() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(1)
-
-        thread = threading.Thread(target=hang_up)
-        thread.start()
-        with LocalClient(path) as client, pytest.raises(AgentNotRunningError, match="ended before it answered"):
-            client.status()
-        thread.join()
+from tests.agent.serving.callers import DOUBLE, Raw, Status, activate, request_body
 
 
 def test_shortage_of_file_descriptors_passes(
@@ -219,9 +122,9 @@ def test_errors_have_the_form_of_the_protocol(raw: Raw, host: ModelHost) -> None
         (404, "GET", "/v2/models/", b""),
         (404, "GET", "/v2/models/" + "d" * 3000, b""),
         (404, "GET", "/v2/models/digits/versions/9.0.0", b""),
-        (404, "GET", infer, b""),
+        (405, "GET", infer, b""),
         (404, "POST", "/v2/models/other/infer", request_body(1, 2)),
-        (404, "POST", "/v2/health/live", b""),
+        (405, "POST", "/v2/health/live", b""),
         (400, "POST", infer, b""),
         (400, "POST", infer, b"{"),
         (400, "POST", infer, request_body(1, 2, 3)),
@@ -233,6 +136,26 @@ def test_errors_have_the_form_of_the_protocol(raw: Raw, host: ModelHost) -> None
         assert len(reply["error"]) < 500
         assert "connection" not in headers
     assert 200 == raw.ask("POST", infer, request_body(1, 2))[0]
+
+
+def test_wrong_method_is_told_with_the_right_one(raw: Raw, host: ModelHost) -> None:
+    """RFC 9110, section 15.5.6: the reply lists what is allowed."""
+    activate(host)
+    for method, target, allowed in (("GET", "/v2/models/digits/infer", "POST"), ("POST", "/v2/models/digits", "GET")):
+        status, headers, reply = raw.ask(method, target)
+        assert (405, allowed, "wrong_method") == (status, headers["allow"], reply["code"])
+
+
+def test_head_is_get_without_a_body(raw: Raw) -> None:
+    """As monitors ask whether somebody is there; the next reply follows the head at once."""
+    for target, status in (("/v2/health/live", b"200"), ("/v2/health/ready", b"503"), ("/x", b"404")):
+        raw.send(b"HEAD %s HTTP/1.1\r\nHost: agent\r\n\r\n" % target.encode())
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += raw.socket.recv(1)
+        assert head.startswith(b"HTTP/1.1 " + status)
+        assert b"\r\nContent-Length: " in head
+        assert {"live": True} == raw.ask("GET", "/v2/health/live")[2]
 
 
 @pytest.mark.parametrize(
@@ -252,6 +175,7 @@ def test_errors_have_the_form_of_the_protocol(raw: Raw, host: ModelHost) -> None
         ("POST /v2/models/digits/infer HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         ("POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400),
         ("POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: 9\r\nContent-Encoding: br\r\n\r\n", 415),
+        ("POST /v2 HTTP/1.1\r\nContent-Length: 9\r\nContent-Encoding: gzip\r\nContent-Encoding: deflate\r\n\r\n", 415),
     ],
 )
 def test_what_is_not_http_ends_the_connection_with_a_reason(
@@ -378,19 +302,6 @@ def test_closing_lets_a_running_request_end(path: Path, host: ModelHost) -> None
         service.close()
         assert 200 == raw.reply()[0]
         assert raw.is_closed()
-
-
-def test_client_speaks_to_a_port_as_well(host: ModelHost) -> None:
-    """The address is enough; when nobody listens there, the message names it."""
-    activate(host)
-    service = LocalService([TcpListener("127.0.0.1:0")], host, Status)
-    service.start()
-    (address,) = service.addresses
-    with LocalClient(address) as client:
-        assert [2.0, 4.0] == client.infer("digits", {"x": [1, 2]}).outputs["y"].values
-    service.close()
-    with LocalClient(address) as client, pytest.raises(AgentNotRunningError, match=f"no agent listens on {address}"):
-        client.status()
 
 
 def test_hammering_callers_are_answered_in_turn_or_turned_away(path: Path, host: ModelHost) -> None:

@@ -1,12 +1,9 @@
-"""Bound inputs: what comes on a topic is answered on another, whatever it is, and nobody who offers ever waits."""
+"""Bound inputs: what comes on a topic is answered on another, whatever it is."""
 
-import json
 import logging
-import queue
 import re
 import struct
-import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,89 +12,13 @@ from agent.bindings import Binding
 from agent.host import ModelHost
 from agent.mqtt import LinkDown, LinkUp, Message, Oversize
 from agent.serving.body import WholeBody
-from agent.serving.bound import MAX_MESSAGE_BYTES, MAX_WAITING, MAX_WAITING_BYTES, BoundInputs
-from agent.serving.gate import Gate
-from agent.serving.routes import Reply, Request
+from agent.serving.bound import MAX_MESSAGE_BYTES
+from agent.serving.routes import Request
 from agent.serving.service import LocalService
-from tests.agent.rig import wait_for
+from tests.agent.serving.bound.conftest import JSON, RAW, Broker, Inputs, request
 from tests.agent.serving.callers import RESET, SPIN, SUM, Status, activate
 
-JSON = Binding(model="digits", subscribe="in/json", publish="out/json")
-RAW = Binding(model="digits", subscribe="in/raw", publish="out/raw", format="raw")
 ADD = "(f32.store (i32.const 64) (f32.add (f32.load (i32.const 0)) (f32.load (i32.const 4)))) (i32.const 0)"
-
-
-class Broker:
-    """Takes answers, as the link does; may be away, or take nothing for a while."""
-
-    def __init__(self) -> None:
-        self.answers: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
-        self.is_there = True
-        self.topics: set[str] = set()
-        self.takes = threading.Event()
-        self.takes.set()
-
-    def subscribe(self, topics: dict[str, int]) -> None:
-        assert {MAX_MESSAGE_BYTES} >= set(topics.values())
-        self.topics |= topics.keys()
-
-    def unsubscribe(self, topics: Collection[str]) -> None:
-        self.topics -= set(topics)
-
-    def publish_in_turn(self, topic: str, payload: bytes) -> bool:
-        assert self.takes.wait(20)
-        if self.is_there:
-            self.answers.put((topic, payload))
-        return self.is_there
-
-    def next(self) -> tuple[str, Any]:
-        topic, payload = self.answers.get(timeout=20)
-        return topic, json.loads(payload)
-
-
-class Inputs(BoundInputs):
-    """Bindings, and short words to feed them."""
-
-    answer: Callable[[Request], Reply]
-    """What callers of the local API get."""
-
-    def say(self, topic: str, payload: bytes) -> None:
-        assert self.offer(Message(topic=topic, payload=payload))
-
-    def counts(self, number: int = 0) -> tuple[int, int, int, int]:
-        status = self.statuses()[number]
-        return status.answered, status.failed, status.dropped, status.unsent
-
-    def wait(self, expected: tuple[int, int, int, int], number: int = 0) -> None:
-        wait_for(f"{expected}", lambda: self.counts(number) == expected, lambda: str(self.counts(number)))
-
-
-@pytest.fixture
-def broker() -> Broker:
-    return Broker()
-
-
-@pytest.fixture
-def bind(host: ModelHost, broker: Broker) -> Iterator[Callable[..., Inputs]]:
-    """Makes bindings that answer, and closes them."""
-    made: list[Inputs] = []
-
-    def bind(*bindings: Binding, gate: Gate | None = None) -> Inputs:
-        service = LocalService([], host, Status, gate=gate)
-        made.append(Inputs(service.answer, host.manifest, broker))
-        made[-1].answer = service.answer
-        made[-1].bind(bindings)
-        return made[-1]
-
-    yield bind
-    broker.takes.set()
-    for inputs in made:
-        inputs.close()
-
-
-def request(*x: float, **fields: Any) -> bytes:
-    tensor = {"name": "x", "datatype": "FP32", "shape": [1, len(x)], "data": x}
-    return json.dumps({"inputs": [tensor], **fields}).encode()
 
 
 def test_request_is_answered_with_its_id(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
@@ -296,15 +217,6 @@ def test_raw_message_that_meets_a_swap_is_asked_again(host: ModelHost, broker: B
     inputs.close()
 
 
-def test_answers_keep_the_order_of_their_messages(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
-    """A binding answers one message after another."""
-    activate(host)
-    inputs = bind(JSON)
-    for number in range(MAX_WAITING):
-        inputs.say("in/json", request(number, 0, id=str(number)))
-    assert [str(n) for n in range(MAX_WAITING)] == [broker.next()[1]["id"] for _ in range(MAX_WAITING)]
-
-
 def test_two_models_answer_one_topic(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
     """Each binding of a topic gets each message, and waits for no other."""
     activate(host)
@@ -315,132 +227,8 @@ def test_two_models_answer_one_topic(bind: Callable[..., Inputs], broker: Broker
     assert {"out/json": "digits", "out/sum": "sum"} == {t: a["model_name"] for t, a in answers.items()}
 
 
-def test_newest_messages_survive_a_flood(
-    bind: Callable[..., Inputs], broker: Broker, host: ModelHost, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Who offers never waits; the oldest give way and are counted, and the log says so."""
-    activate(host)
-    inputs = bind(JSON)
-    broker.takes.clear()
-    inputs.say("in/json", request(0, 0, id="first"))
-    wait_for("it is in work", lambda: not inputs._bound[0]._waiting)
-    for number in range(MAX_WAITING + 10):
-        inputs.say("in/json", request(number, 0, id=str(number)))
-    assert (0, 0, 10, 0) == inputs.counts()
-    with caplog.at_level(logging.WARNING, "agent"):
-        broker.takes.set()
-        inputs.wait((MAX_WAITING + 1, 0, 10, 0))
-    ids = [broker.next()[1]["id"] for _ in range(MAX_WAITING + 1)]
-    assert ["first", *(str(n) for n in range(10, MAX_WAITING + 10))] == ids
-    assert ["messages come faster" in record.getMessage() for record in caplog.records] == [True]
-
-
-def test_waiting_messages_are_bounded_in_bytes(bind: Callable[..., Inputs], broker: Broker) -> None:
-    """A few of the largest messages are as much as a binding holds, and one always has room."""
-    inputs = bind(JSON)
-    broker.takes.clear()
-    inputs.say("in/json", b"{}")
-    wait_for("it is in work", lambda: not inputs._bound[0]._waiting)
-    for size in (MAX_WAITING_BYTES // 2, MAX_WAITING_BYTES // 2, 1):
-        inputs.say("in/json", bytes(size))
-    assert 1 == inputs.statuses()[0].dropped
-    inputs.say("in/json", bytes(MAX_MESSAGE_BYTES))
-    assert 3 == inputs.statuses()[0].dropped
-    assert 1 == len(inputs._bound[0]._waiting)
-
-
-def test_answer_without_a_connection_is_counted(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
-    """It is not kept: a newer reading will come."""
-    activate(host)
-    inputs = bind(JSON)
-    broker.is_there = False
-    inputs.say("in/json", request(1, 2))
-    inputs.say("in/json", b"{")
-    inputs.wait((0, 1, 0, 2))
-
-
-def test_full_device_is_told(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
-    """Bound messages queue at the same gate as the local API's callers, with the same limit."""
-    activate(host)
-    gate = Gate(max_waiting=0)
-    inputs = bind(JSON, gate=gate)
-    with gate.turn("digits", 0):
-        inputs.say("in/json", request(1, 2))
-        assert "overloaded" == broker.next()[1]["code"]
-    inputs.say("in/json", request(1, 2))
-    assert "outputs" in broker.next()[1]
-
-
 def test_other_topics_are_not_taken(bind: Callable[..., Inputs]) -> None:
     """What is the agent's own goes to the agent."""
     inputs = bind(JSON)
     for event in (Message(topic="in/json/x", payload=b""), LinkUp(), LinkDown(reason="gone")):
         assert not inputs.offer(event)
-
-
-def test_closing_ends_with_the_answer_in_work(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
-    """The call that runs is answered, what waits is not, and what comes later is dropped without a word."""
-    activate(host)
-    inputs = bind(JSON)
-    broker.takes.clear()
-    inputs.say("in/json", request(1, 2, id="in work"))
-    wait_for("it is in work", lambda: not inputs._bound[0]._waiting)
-    inputs.say("in/json", request(1, 2, id="waits"))
-    closing = threading.Thread(target=inputs.close)
-    closing.start()
-    wait_for("it ends", lambda: inputs._bound[0]._is_ending)
-    broker.takes.set()
-    closing.join(20)
-    inputs.say("in/json", request(1, 2, id="late"))
-    assert "in work" == broker.next()[1]["id"]
-    inputs.close()
-    assert broker.answers.empty()
-    assert not closing.is_alive()
-
-
-def test_removed_binding_may_end_its_answer_too(bind: Callable[..., Inputs], broker: Broker, host: ModelHost) -> None:
-    """The agent that stops right after a binding was removed still waits for what that had in work."""
-    activate(host)
-    inputs = bind(JSON)
-    broker.takes.clear()
-    inputs.say("in/json", request(1, 2, id="in work"))
-    wait_for("it is in work", lambda: not inputs._bound[0]._waiting)
-    inputs.bind([])
-    inputs.bind([RAW])  # what was removed before is not forgotten
-    closing = threading.Thread(target=inputs.close)
-    closing.start()
-    wait_for("it ends", lambda: inputs._bound[0]._is_ending)
-    closing.join(0.05)
-    assert closing.is_alive()
-    broker.takes.set()
-    closing.join(20)
-    assert "in work" == broker.next()[1]["id"]
-
-
-def test_bindings_can_be_changed_while_they_answer(
-    bind: Callable[..., Inputs], broker: Broker, host: ModelHost
-) -> None:
-    """What stays goes on with its counts, what is new begins, what is gone is not heard and its thread ends."""
-    activate(host)
-    inputs = bind(JSON)
-    inputs.say("in/json", request(1, 2))
-    broker.next()
-    inputs.wait((1, 0, 0, 0))
-    inputs.bind([RAW, JSON])
-    inputs.say("in/raw", struct.pack("<2f", 1, 2))
-    assert "out/raw" == broker.answers.get(timeout=20)[0]
-    assert (1, 0, 0, 0) == inputs.counts(1)
-    (thread,) = [bound._thread for bound in inputs._bound if bound.binding == JSON]
-    inputs.bind([RAW])
-    thread.join(20)
-    assert not thread.is_alive()
-    assert not inputs.offer(Message(topic="in/json", payload=request(1, 2)))
-    assert {"in/raw"} == broker.topics
-    inputs.wait((1, 0, 0, 0))
-
-
-def test_device_without_bindings_starts_no_thread(bind: Callable[..., Inputs], broker: Broker) -> None:
-    """Who binds nothing pays nothing."""
-    before = threading.active_count()
-    inputs = bind()
-    assert (before, (), set()) == (threading.active_count(), inputs.statuses(), broker.topics)
