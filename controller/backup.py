@@ -25,6 +25,9 @@ from controller.workspace import ServerHome
 _MANIFEST = "backup.json"
 _DATABASE = "fleet.db"
 _LEFT_OUT = frozenset({_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm", "service.lock", "endpoints.json", "broker"})
+_PRIMARY = 0xFF
+"""The low byte of an extended result code, see https://sqlite.org/rescode.html."""
+_NO_INDEX = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 _NO_BACKUP = "expected a file that `fleetctl backup` made"
 
 
@@ -106,9 +109,37 @@ def _copy_database(source: Path, target: Path) -> None:
         raise WorkspaceError(
             f"there is no database at {source}", hint="start the service once: there is nothing to lose"
         )
-    with closing(_open(source, "ro")) as live, closing(_open(target, "rwc")) as copy:
-        live.backup(copy)
+    with closing(_open(target, "rwc")) as copy:
+        try:
+            with closing(_open(source, "ro")) as live:
+                live.backup(copy)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY not in _NO_INDEX:
+                raise
+            with closing(_open(_set_aside(source, target.parent / "aside"), "rw")) as still:
+                still.backup(copy)
         copy.execute("PRAGMA journal_mode=DELETE")  # so that the copy is one file
+
+
+def _set_aside(source: Path, folder: Path) -> Path:
+    """Copy the files of a database that nobody has open, and return where: its folder may not be written.
+
+    Even a reader needs the index of the log of changes (`-shm`, see https://sqlite.org/wal.html#readonly), which a
+    writer would have made. From the copy SQLite takes what is in the log, as after a crash.
+    """
+    folder.mkdir()
+    parts = [path for path in (source, source.with_name(f"{source.name}-wal")) if path.exists()]
+    before = [_state(path) for path in parts]
+    for path in parts:
+        shutil.copyfile(path, folder / path.name)
+    if before != [_state(path) for path in parts]:
+        raise WorkspaceError(f"{source} was written while it was copied", hint="run the backup where the service runs")
+    return folder / source.name
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:

@@ -11,8 +11,9 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from controller import reading
 from controller.errors import WorkspaceError
-from protocol.errors import UnknownIdentifierError
+from protocol.errors import LimitExceededError, UnknownIdentifierError
 from protocol.topics import DEFAULT_PREFIX, Topics
 
 T = TypeVar("T")
@@ -136,21 +137,15 @@ class InitialSettings(msgspec.Struct, frozen=True, kw_only=True):
 def read_file(path: Path) -> bytes:
     """Return a file of the fleet; raises WorkspaceError."""
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(_MAX_FILE_BYTES + 1)
+        return reading.read_file(path, _MAX_FILE_BYTES)
     except FileNotFoundError as error:
         raise WorkspaceError(
             f"{path} is missing", hint="run `fleetctl init` to make a fleet, or name the folder of an existing one"
         ) from error
-    except OSError as error:
-        raise WorkspaceError(
-            f"cannot read {path}: {error.strerror}", hint="run as the user who made the fleet"
-        ) from error
-    if len(raw) > _MAX_FILE_BYTES:
-        raise WorkspaceError(
-            f"expected at most {_MAX_FILE_BYTES:,} bytes in {path}, got more", hint="copy it back from a backup"
-        )
-    return raw
+    except (OSError, LimitExceededError) as error:
+        is_foreign = isinstance(error, OSError)
+        hint = "run as the user who made the fleet" if is_foreign else "copy it back from a backup"
+        raise WorkspaceError(reading.why_unread(str(path), error), hint=hint) from error
 
 
 def read_config(path: Path, kind: type[T]) -> T:

@@ -72,7 +72,7 @@ class OperatorHome:
     @property
     def seen_targets(self) -> bytes | None:
         """The targets metadata that this operator signed or saw last."""
-        return self.seen_targets_path.read_bytes() if self.seen_targets_path.exists() else None
+        return read_file(self.seen_targets_path) if self.seen_targets_path.exists() else None
 
     def remember_targets(self, targets_raw: bytes) -> None:
         """Keep targets metadata, so that the service cannot show an older one later."""
@@ -154,7 +154,7 @@ class ServerHome:
     def listener(self) -> KeyPair:
         """The certificate and key of the device-facing listener as they are; empty where a file is missing."""
         paths = (self.listener_certificate_path, self.listener_key_path)
-        certificate, key = (path.read_bytes() if path.is_file() else b"" for path in paths)
+        certificate, key = (read_file(path) if path.is_file() else b"" for path in paths)
         return KeyPair(certificate, key)
 
     def save_listener(self, pair: KeyPair) -> None:

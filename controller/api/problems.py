@@ -11,7 +11,7 @@ from litestar.types import ExceptionHandlersMap
 
 from controller.api.schema import Problem
 from controller.errors import BrokerError, ConflictError, ControllerError, NotFoundError, RefusedError
-from controller.store.faults import disk_fault
+from controller.store.faults import DiskFault, disk_fault
 from protocol.errors import LimitExceededError, ProtocolError, TrustError
 
 log = logging.getLogger(__name__)
@@ -47,9 +47,16 @@ def problem_of(error: Exception) -> Problem:
         code = _CODES.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
         return _problem(error.status_code, code, _detail(error), "see /schema for what the API takes")
     if (fault := disk_fault(error)) is not None:
-        hint = "nothing was changed: make room on the disk of the service, or let it write there, then try again"
-        return _problem(507, "disk", f"the service cannot store this: {fault}", hint)
+        return _disk_problem(fault)
     return _problem(500, "internal", "the service failed at this request; its log says why", "try again")
+
+
+def _disk_problem(fault: DiskFault) -> Problem:
+    if fault.takes_nothing:
+        hint = "nothing was changed: make room on the disk of the service, or let it write there, then try again"
+        return _problem(507, "disk", f"the service cannot store this: {fault.words}", hint)
+    hint = "mend the disk of the service (its kernel's log says more); see what was changed before you try again"
+    return _problem(500, "disk", f"the disk of the service fails: {fault.words}", hint)
 
 
 def render(problem: Problem, headers: dict[str, str] | None = None) -> Response[bytes]:
@@ -63,15 +70,19 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     """Answer a request that failed."""
     problem = problem_of(error)
     if problem.status >= 500:
-        log.error("request failed", exc_info=None if disk_fault(error) else error, extra=_about(request, problem))
+        _log(request, error, problem)
     headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
     if isinstance(error, HTTPException) and error.headers:
         headers.update(error.headers)
     return render(problem, headers)
 
 
-def _about(request: Request[Any, Any, Any], problem: Problem) -> dict[str, str]:
-    return {"path": request.url.path, "reason": problem.detail}
+def _log(request: Request[Any, Any, Any], error: Exception, problem: Problem) -> None:
+    """Tell the operator why a request failed; a mistake of ours with its place, which no client gets to see."""
+    is_bug = problem.code == "internal"
+    reason = f"{type(error).__name__}: {error}" if is_bug else problem.detail
+    about = {"method": request.method, "path": request.url.path, "reason": reason[:1_000]}
+    log.error("request failed", exc_info=error if is_bug else None, extra=about)
 
 
 HANDLERS: ExceptionHandlersMap = {Exception: handle, HTTPException: handle}

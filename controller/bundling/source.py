@@ -12,9 +12,10 @@ import msgspec
 from agent.runtime.capacity import runtime_name
 from agent.runtime.errors import ModelError
 from agent.runtime.module import assemble, check_abi, inspect
+from controller import reading
 from controller.bundling.errors import ModelFileError, ModelSpecError, refused_by_runtime
 from protocol import limits
-from protocol.errors import ProtocolError
+from protocol.errors import LimitExceededError, ProtocolError
 from protocol.manifest import FileRef
 from protocol.tensors import SECTION_NAME, ModelSpec, TensorSpec
 from protocol.wasm import MAGIC, custom_section
@@ -140,12 +141,13 @@ def _check_can_be_model(file_name: str, wasm: bytes) -> None:
 def read_file(path: Path) -> bytes:
     """Return the bytes of a model file; raises ModelFileError."""
     try:
-        size = size_of(path)
-        if not 0 < size <= limits.MAX_FILE_BYTES:
-            raise ModelFileError(f"{path}: expected a file of 1 to {limits.MAX_FILE_BYTES:,} bytes, got {size:,}")
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"cannot read {path}: {error.strerror}", hint="give the path of a model file") from error
+        size_of(path)
+        raw = reading.read_file(path, limits.MAX_FILE_BYTES)
+    except (OSError, LimitExceededError) as error:
+        raise ModelFileError(reading.why_unread(str(path), error), hint="give the path of a model file") from error
+    if not raw:
+        raise ModelFileError(f"{path} is empty", hint="give the path of a model file")
+    return raw
 
 
 def size_of(path: Path) -> int:

@@ -15,7 +15,8 @@ import msgspec
 
 from controller.bundling.errors import TensorValueError, TestDataError
 from controller.bundling.values import Json, to_bytes
-from protocol.errors import MalformedError
+from controller.reading import read_file, read_stream, why_unread
+from protocol.errors import LimitExceededError, MalformedError
 from protocol.limits import MAX_TENSOR_BYTES
 from protocol.manifest import FileRef, SelfTest
 from protocol.tensors import ModelSpec, TensorSpec
@@ -51,12 +52,9 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def read_test_data(path: Path, spec: ModelSpec) -> TestData:
     """Return the test data in the file at `path` for a model of this spec; raises TestDataError."""
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_TEST_DATA_BYTES + 1)
-    except OSError as error:
-        raise TestDataError(f"cannot read {path}: {error.strerror}", hint="give the path of a JSON file") from error
-    if len(raw) > MAX_TEST_DATA_BYTES:
-        raise TestDataError(f"{path}: expected at most {MAX_TEST_DATA_BYTES:,} bytes of test data, got more")
+        raw = read_file(path, MAX_TEST_DATA_BYTES)
+    except (OSError, LimitExceededError) as error:
+        raise TestDataError(why_unread(str(path), error), hint="give the path of a JSON file with test data") from error
     return parse_test_data(raw, spec.inputs, spec.outputs, what=path.name)
 
 
@@ -93,14 +91,11 @@ def read_vector(name: str, tensors: tuple[TensorSpec, ...]) -> Vector:
     """
     try:
         if name == "-":
-            raw = sys.stdin.buffer.read(_MAX_INPUT_BYTES + 1)
+            raw = read_stream(sys.stdin.buffer, _MAX_INPUT_BYTES, "the input")
         else:
-            with Path(name).open("rb") as opened:
-                raw = opened.read(_MAX_INPUT_BYTES + 1)
-    except OSError as error:
-        raise TestDataError(f"cannot read {name}: {error.strerror}", hint="give the path of the input") from error
-    if len(raw) > _MAX_INPUT_BYTES:
-        raise TestDataError(f"{name}: expected an input of at most {_MAX_INPUT_BYTES:,} bytes")
+            raw = read_file(Path(name), _MAX_INPUT_BYTES)
+    except (OSError, LimitExceededError) as error:
+        raise TestDataError(why_unread(name, error), hint="give the path of the input") from error
     if name.endswith(".bin"):
         if len(tensors) != 1 or len(raw) != tensors[0].size_bytes:
             sizes = ", ".join(f"{t.name} {t.size_bytes:,}" for t in tensors)

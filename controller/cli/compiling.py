@@ -9,6 +9,8 @@ import msgspec
 import typer
 
 from compiler.options import CompileOptions, Normalization, Weights
+from controller.reading import read_file, why_unread
+from protocol.errors import LimitExceededError
 from protocol.limits import MIB
 
 _MAX_LABELS_BYTES = MIB
@@ -123,15 +125,9 @@ def _shape(text: str) -> tuple[int, ...]:
 def _lines(path: str) -> tuple[str, ...]:
     """Return the lines of a text file; raises typer.BadParameter."""
     try:
-        with Path(path).open("rb") as stream:
-            raw = stream.read(_MAX_LABELS_BYTES + 1)
-        if len(raw) > _MAX_LABELS_BYTES:
-            raise typer.BadParameter(
-                f"expected at most {_MAX_LABELS_BYTES:,} bytes of labels in {path}, got more", param_hint="--labels"
-            )
-        return tuple(raw.decode().splitlines())
-    except OSError as error:
-        raise typer.BadParameter(f"cannot read {path}: {error.strerror}", param_hint="--labels") from error
+        return tuple(read_file(Path(path), _MAX_LABELS_BYTES).decode().splitlines())
+    except (OSError, LimitExceededError) as error:
+        raise typer.BadParameter(why_unread(path, error), param_hint="--labels") from error
     except UnicodeDecodeError as error:
         raise typer.BadParameter(f"expected text in UTF-8, got {path}", param_hint="--labels") from error
 

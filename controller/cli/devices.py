@@ -11,7 +11,6 @@ from controller.cli import options, wording
 from controller.cli.groups import example, listing_group
 from controller.cli.screen import Cell, Screen, facts, plain
 from controller.cli.session import session_of
-from protocol.identifiers import parse_device_id, parse_group_name
 
 app = listing_group("The devices of the fleet.", "devices")
 
@@ -66,13 +65,9 @@ def show_device(ctx: typer.Context, device_id: DeviceArgument, is_json: options.
 @app.command("invite", epilog=example("fleetctl devices invite cam-1 --group site-a"))
 def invite_device(  # noqa: PLR0913 - typer reads options from the signature
     ctx: typer.Context,
-    device_id: Annotated[
-        str | None, typer.Argument(metavar="DEVICE", help="Its id; the service makes one up when left out.")
-    ] = None,
+    device_id: options.NewDevice = None,
     *,
-    groups: Annotated[
-        list[str] | None, typer.Option("--group", metavar="GROUP", help="Put it into this group; may be repeated.")
-    ] = None,
+    groups: options.Groups = None,
     valid_min: Annotated[
         int, typer.Option("--valid-min", metavar="MINUTES", min=1, max=43_200, help="How long it may be used.")
     ] = 60,
@@ -87,8 +82,8 @@ def invite_device(  # noqa: PLR0913 - typer reads options from the signature
     """
     screen = Screen(is_json=is_json)
     request = schema.InviteRequest(
-        device_id=None if device_id is None else parse_device_id(device_id),
-        groups=tuple(parse_group_name(group) for group in groups or ()),
+        device_id=device_id,
+        groups=tuple(groups or ()),
         valid_s=valid_min * 60,
         is_replacement=is_replacement,
     )
@@ -132,7 +127,7 @@ def explain_device(
 def group_device(
     ctx: typer.Context,
     device_id: DeviceArgument,
-    add: Annotated[list[str] | None, typer.Option("--add", metavar="GROUP", help="Put it into this group.")] = None,
+    add: options.AddedGroups = None,
     remove: Annotated[list[str] | None, typer.Option("--remove", metavar="GROUP", help="Take it out.")] = None,
     is_json: options.Json = False,
 ) -> None:
@@ -143,7 +138,7 @@ def group_device(
     screen = Screen(is_json=is_json)
     with session_of(ctx).client() as client:
         device = client.device(device_id)
-        wanted = (set(device.groups) | {parse_group_name(group) for group in add or ()}) - set(remove or ())
+        wanted = (set(device.groups) | set(add or ())) - set(remove or ())
         if wanted != set(device.groups):
             device = client.set_groups(device_id, sorted(wanted))
     screen.document(device)

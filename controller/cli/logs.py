@@ -28,9 +28,14 @@ class EventFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name of the standard library
-        """Return the event with its fields."""
+        """Return the event with its fields. What others wrote, such as a topic, neither ends the line nor paints."""
         fields = (f" {name}={value}" for name, value in vars(record).items() if name not in _STANDARD)
-        return super().formatMessage(record) + "".join(fields)
+        line = super().formatMessage(record) + "".join(fields)
+        return line if line.isprintable() else "".join(map(_printable, line))
+
+
+def _printable(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def log_to_stderr(level: LogLevel) -> None:

@@ -1,7 +1,5 @@
 """`fleetctl models`: the named series of releases."""
 
-from typing import Annotated
-
 import typer
 
 from controller.api import schema
@@ -10,7 +8,6 @@ from controller.cli.following import Following, start
 from controller.cli.groups import example, listing_group
 from controller.cli.screen import Screen
 from controller.cli.session import session_of
-from protocol.identifiers import parse_model_name
 
 app = listing_group("The models of the fleet.", "models")
 
@@ -32,7 +29,7 @@ def list_models(ctx: typer.Context, is_json: options.Json = False) -> None:
 @app.command("undeploy", epilog=example("fleetctl models undeploy digits --to site-a"))
 def undeploy_model(  # noqa: PLR0913 - typer reads options from the signature
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that devices must remove.")],
+    model: options.Model,
     *,
     to: options.To = None,
     wait: options.Wait = None,
@@ -45,6 +42,6 @@ def undeploy_model(  # noqa: PLR0913 - typer reads options from the signature
     Its releases stay and can be rolled out again.
     """
     screen = Screen(is_json=is_json)
-    request = schema.RolloutRequest(model=parse_model_name(model), version=None, to=tuple(to or options.EVERYBODY))
+    request = schema.RolloutRequest(model=model, version=None, to=tuple(to or options.EVERYBODY))
     with session_of(ctx).client() as client:
         start(screen, client, request, Following(wait, timeout_s, is_dry_run))

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from protocol.errors import UnknownIdentifierError
-from protocol.identifiers import Version, parse_model_name
+from protocol.identifiers import Version as ReleaseVersion
+from protocol.identifiers import parse_device_id, parse_group_name, parse_model_name
 
 ModelFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .wasm or .wat file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -56,6 +57,53 @@ def _understood(parse: Callable[[str], object]) -> Callable[[str | None], str | 
     return check
 
 
+def _each_understood(parse: Callable[[str], object]) -> Callable[[list[str] | None], list[str] | None]:
+    """Return the same for an option that may be given several times."""
+    check = _understood(parse)
+
+    def check_all(given: list[str] | None) -> list[str] | None:
+        for text in given or ():
+            check(text)
+        return given
+
+    return check_all
+
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", callback=_understood(parse_model_name), help="The name of a model.")
+]
+Version = Annotated[
+    str, typer.Argument(metavar="VERSION", callback=_understood(ReleaseVersion.parse), help="A version of it.")
+]
+NewestVersion = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="VERSION",
+        callback=_understood(ReleaseVersion.parse),
+        help="One of its releases. [default: the newest that may]",
+    ),
+]
+NewDevice = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DEVICE",
+        callback=_understood(parse_device_id),
+        help="Its id; the service makes one up when left out.",
+    ),
+]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group",
+        metavar="GROUP",
+        callback=_each_understood(parse_group_name),
+        help="Put it into this group; may be repeated.",
+    ),
+]
+AddedGroups = Annotated[
+    list[str] | None,
+    typer.Option("--add", metavar="GROUP", callback=_each_understood(parse_group_name), help="Put it into this group."),
+]
 PushedModel = Annotated[
     str | None,
     typer.Option(
@@ -70,7 +118,7 @@ PushedVersion = Annotated[
     typer.Option(
         "--version",
         metavar="X.Y.Z",
-        callback=_understood(Version.parse),
+        callback=_understood(ReleaseVersion.parse),
         help="[default: from fleet.model or the file name, else the next]",
     ),
 ]
@@ -82,7 +130,7 @@ BuiltName = Annotated[
 ]
 BuiltVersion = Annotated[
     str | None,
-    typer.Option("--version", metavar="X.Y.Z", callback=_understood(Version.parse), help="[default: none]"),
+    typer.Option("--version", metavar="X.Y.Z", callback=_understood(ReleaseVersion.parse), help="[default: none]"),
 ]
 
 EVERYBODY = ("all",)

@@ -14,12 +14,9 @@ from controller.cli.screen import Cell, Screen, facts
 from controller.cli.session import session_of
 from controller.errors import NotFoundError, RefusedError
 from controller.trust.image import raise_floor
-from protocol.identifiers import Version, parse_model_name
+from protocol.identifiers import Version
 
 app = listing_group("The releases of every model.", "releases")
-
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="The name of a model.")]
-VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="A version of it.")]
 
 
 class Retirement(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +50,7 @@ def list_releases(
 
 @app.command("show", epilog=example("fleetctl releases show digits 1.0.0"))
 def show_release(
-    ctx: typer.Context, model: ModelArgument, version: VersionArgument, is_json: options.Json = False
+    ctx: typer.Context, model: options.Model, version: options.Version, is_json: options.Json = False
 ) -> None:
     """Show one release."""
     screen = Screen(is_json=is_json)
@@ -75,8 +72,8 @@ def show_release(
 @app.command("yank", epilog=example('fleetctl releases yank digits 1.1.0 --reason "wrong labels"'))
 def yank_release(
     ctx: typer.Context,
-    model: ModelArgument,
-    version: VersionArgument,
+    model: options.Model,
+    version: options.Version,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown to whoever asks for it.")],
     is_json: options.Json = False,
 ) -> None:
@@ -95,8 +92,8 @@ def yank_release(
 @app.command("retire", epilog=example("fleetctl releases retire digits 1.0.0"))
 def retire_release(
     ctx: typer.Context,
-    model: ModelArgument,
-    version: VersionArgument,
+    model: options.Model,
+    version: options.Version,
     is_sure: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     is_json: options.Json = False,
 ) -> None:
@@ -106,7 +103,6 @@ def retire_release(
     """
     screen = Screen(is_json=is_json)
     session = session_of(ctx)
-    parse_model_name(model)
     with session.client() as client:
         with open_repository(client, session.operator) as repository:
             known = releases_of(repository.fetch(), model)

@@ -69,22 +69,30 @@ class ImageRepository:
 
     def put(self, signed: bytes) -> TargetsAccepted:
         """Put a newly signed list in force; raises OvertakenError."""
-        try:
+        with _first():
             accepted = self._client.put_targets(signed)
-        except ConflictError as error:
-            raise OvertakenError(str(error), hint=error.hint) from error
         self._operator.remember_targets(signed)
         return accepted
 
     def recover(self) -> TargetsRecovered:
-        """Give the service the newest list that this operator has seen; raises ConflictError if it has a newer."""
+        """Give the service the newest list that this operator has seen; raises OvertakenError if it has a newer."""
         seen = self._operator.seen_targets
         if seen is None:
             raise RefusedError(
                 f"this operator has no signed list: there is no {self._operator.seen_targets_path}",
                 hint="recover on the machine that signed the releases",
             )
-        return self._client.recover_targets(seen)
+        with _first():
+            return self._client.recover_targets(seen)
+
+
+@contextmanager
+def _first() -> Iterator[None]:
+    """Tell a change that came too late from every other conflict."""
+    try:
+        yield
+    except ConflictError as error:
+        raise OvertakenError(str(error), hint=error.hint) from error
 
 
 @contextmanager

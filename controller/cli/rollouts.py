@@ -13,7 +13,7 @@ from controller.cli.groups import EXIT_NOT_ALL_WELL, example, listing_group
 from controller.cli.screen import Cell, Screen
 from controller.cli.session import session_of
 from controller.errors import NotFoundError
-from protocol.identifiers import Version, parse_model_name
+from protocol.identifiers import Version
 from protocol.lifecycle import BAD_ENDS, DEPLOYMENT, GOOD_ENDS, is_final
 
 app = listing_group("The rollouts of the fleet.", "rollouts")
@@ -44,10 +44,8 @@ def list_rollouts(
 @app.command("start", epilog=example("fleetctl rollouts start digits 1.0.0 --to site-a"))
 def start_rollout(  # noqa: PLR0913 - typer reads options from the signature
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The name of a model.")],
-    version: Annotated[
-        str | None, typer.Argument(metavar="VERSION", help="One of its releases. [default: the newest that may]")
-    ] = None,
+    model: options.Model,
+    version: options.NewestVersion = None,
     *,
     to: options.To = None,
     wait: options.Wait = None,
@@ -61,7 +59,6 @@ def start_rollout(  # noqa: PLR0913 - typer reads options from the signature
     For devices that came later, or to go back to an older one.
     """
     screen = Screen(is_json=is_json)
-    parse_model_name(model)
     with session_of(ctx).client() as client:
         wanted = _newest(client.releases(model), model) if version is None else version
         who = tuple(to or options.EVERYBODY)

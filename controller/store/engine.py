@@ -95,7 +95,7 @@ def migrations_folder() -> Path:
 
 
 def _engine(url: str) -> Engine:
-    engine = create_engine(url)
+    engine = create_engine(url, hide_parameters=True)  # an error's words go to the log, what devices said does not
     if engine.dialect.name != "sqlite":
         return engine
 

@@ -9,6 +9,10 @@ from securesystemslib.signer import CryptoSigner
 
 from agent import durable
 from controller.errors import WorkspaceError
+from controller.reading import read_file, why_unread
+from protocol.errors import LimitExceededError
+
+_MAX_KEY_BYTES = 65_536
 
 
 def generate_signer() -> CryptoSigner:
@@ -24,10 +28,10 @@ def save_signer(path: Path, signer: CryptoSigner) -> None:
 def load_signer(path: Path) -> CryptoSigner:
     """Return the signer whose private key is at `path`; raises WorkspaceError."""
     try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except OSError as error:
+        key = load_pem_private_key(read_file(path, _MAX_KEY_BYTES), None)
+    except (OSError, LimitExceededError) as error:
         raise WorkspaceError(
-            f"cannot read the key {path}: {error.strerror}",
+            why_unread(f"the key {path}", error),
             hint="copy it back from your backup; a lost key cannot be made anew",
         ) from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

@@ -87,5 +87,5 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_test_data_without_end_is_not_read_whole() -> None:
     """A device that was given by mistake is refused at the bound, also one that says that it has no bytes."""
-    with pytest.raises(TestDataError, match="/dev/zero: expected at most 268,435,456 bytes of test data, got more"):
+    with pytest.raises(TestDataError, match="expected at most 268,435,456 bytes in /dev/zero, got more"):
         read_test_data(Path("/dev/zero"), spec())

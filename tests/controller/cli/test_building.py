@@ -279,7 +279,7 @@ def test_states_and_labels(tmp_path: Path) -> None:
         (["--state", "total"], "expected NAME=VALUE, got 'total'"),
         (["--state", "total=y"], "no input 'total'"),
         (["--labels", "relu1=missing.txt"], "cannot read missing.txt: No such file"),
-        (["--labels", "relu1=/dev/zero"], "expected at most 1,048,576 bytes of labels in /dev/zero, got more"),
+        (["--labels", "relu1=/dev/zero"], "expected at most 1,048,576 bytes in /dev/zero, got more"),
         (["--labels", "relu1=latin.txt"], "expected text in UTF-8"),
         (["--labels", "relu1=three.txt"], "expected a label for each index"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.api.schema import TargetsAccepted
+from controller.api.schema import TargetsAccepted, TargetsRecovered
 from controller.bundling.bundle import Bundle, build_bundle
 from controller.bundling.naming import Choice
 from controller.bundling.preflight import preflight
@@ -14,7 +14,7 @@ from controller.bundling.source import parse_source
 from controller.cli.publishing import choose_release
 from controller.cli.repository import ImageRepository, KnownRelease, OvertakenError, releases_of, until_first
 from controller.errors import ConflictError, RefusedError
-from controller.trust.image import accept_targets, add_release, first_targets, raise_floor
+from controller.trust.image import accept_targets, add_release, first_targets, newest_targets, raise_floor
 from controller.trust.keys import generate_signer
 from controller.workspace import Workspace, create_workspace
 from protocol.errors import ProtocolError
@@ -91,6 +91,12 @@ class Service:
         accepted = accept_targets(self.current, signed, self.root, NOW)
         self.current = signed
         return TargetsAccepted(version=accepted.version, released=tuple(r.path for r in accepted.added))
+
+    def recover_targets(self, signed: bytes) -> TargetsRecovered:
+        newest = newest_targets(self.current, signed, self.root)
+        if newest is None:
+            raise ConflictError("the service has newer targets")
+        return TargetsRecovered(version=newest.version, missing=())
 
 
 @pytest.fixture
@@ -172,6 +178,23 @@ def test_a_race_that_is_always_lost_ends(repository: ImageRepository, workspace:
     repository.put(stale)
     with pytest.raises(OvertakenError, match="expected targets version 3"):
         until_first(lambda: repository.put(stale))
+
+
+def test_a_list_that_came_first_is_no_end_of_a_recovery(
+    repository: ImageRepository, service: Service, workspace: Workspace
+) -> None:
+    """Whoever gives back a lost release while another is signed has only to look again."""
+    repository.put(release(repository.fetch(), workspace, "1.0.0", 1))
+    service.put_targets(release(service.current, workspace, "1.1.0", 2))
+    said: list[str] = []
+
+    def attempt() -> bytes:
+        if not said:
+            said.append("recover")
+            repository.recover()
+        return repository.fetch()
+
+    assert service.current == until_first(attempt)
 
 
 def test_a_floor_is_kept(repository: ImageRepository, service: Service, workspace: Workspace) -> None:

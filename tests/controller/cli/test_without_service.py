@@ -61,6 +61,14 @@ def test_an_error_is_a_document_too(tmp_path: Path) -> None:
         (["push", "x.wasm", "--timeout", "soon"], "Invalid value for '--timeout'"),
         (["query", "latency", "--sql", "SELECT 1"], "expected a NAME or --sql, got both"),
         (["releases", "yank", "m", "1.0.0"], "Missing option '--reason'"),
+        (["devices", "invite", "Not A Name"], "expected a device id"),
+        (["devices", "invite", "--group", "all"], "'all' is reserved"),
+        (["devices", "group", "cam-1", "--add", "a b"], "expected a group name"),
+        (["rollouts", "start", "digits", "newest"], "Invalid value for 'VERSION': expected a version"),
+        (["rollouts", "start", "Digits!"], "Invalid value for 'MODEL': expected a model name"),
+        (["releases", "show", "digits", "1.0"], "Invalid value for 'VERSION': expected a version"),
+        (["releases", "retire", "digits", "v1"], "Invalid value for 'VERSION': expected a version"),
+        (["models", "undeploy", "x/y"], "Invalid value for 'MODEL': expected a model name"),
     ],
 )
 def test_a_misspelt_command_is_usage(args: list[str], said: str) -> None:

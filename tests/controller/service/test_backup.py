@@ -1,5 +1,6 @@
 """Backups of the server's folder: whole, made while the service runs, and put back only when nobody serves."""
 
+import shutil
 import stat
 import tarfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from controller.backup import make_backup, restore_backup
 from controller.errors import ConflictError, RefusedError, WorkspaceError
 from controller.reads.devices import get_device
 from controller.store.lock import exclusive
+from controller.workspace import ServerHome
 from protocol.codec import sha256
 from tests.controller.service.fleet import START, FleetCore, bundle, open_core
 
@@ -53,6 +55,28 @@ def test_nothing_is_restored_under_a_running_service(fleet: FleetCore, tmp_path:
     with exclusive(home.path / "service.lock"), pytest.raises(ConflictError, match="another service runs"):
         restore_backup(tmp_path / "fleet.backup", home, START)
     assert home.database_path.is_file()
+
+
+@pytest.mark.parametrize("is_clean", [True, False])
+def test_a_folder_that_may_not_be_written_is_backed_up(fleet: FleetCore, tmp_path: Path, is_clean: bool) -> None:
+    """As on a file system that is mounted read-only, also after a crash that left changes in the log alone.
+
+    A folder in the place of `fleet.db-shm` keeps SQLite from making that file, as such a file system does.
+    """
+    home, moved = fleet.workspace.server, ServerHome(tmp_path / "moved")
+    fleet.enroll("press-1")
+    if is_clean:
+        fleet.core.store.close()
+    shutil.copytree(home.path, moved.path, ignore=shutil.ignore_patterns("*-shm"))
+    assert is_clean != (moved.path / "fleet.db-wal").exists()
+    (moved.path / "fleet.db-shm").mkdir()
+    before = moved.database_path.read_bytes()
+    make_backup(moved, tmp_path / "fleet.backup", START)
+    assert before == moved.database_path.read_bytes()
+    fleet.core.store.close()
+    restore_backup(tmp_path / "fleet.backup", home, START)
+    with open_core(tmp_path) as again, again.core.store.read() as session:
+        assert "press-1" == get_device(session, "press-1").id
 
 
 @pytest.mark.parametrize("damage", ["cut off", "another file", "no database", "bad database", "missing", "folder"])

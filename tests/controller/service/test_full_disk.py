@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
-from controller.store.faults import disk_fault
+from controller.store.faults import DiskFault, disk_fault
 from tests.controller.cli.fleets import call
 from tests.controller.service.fleet import FleetCore
 from tests.controller.service.serving import serving
@@ -42,14 +42,15 @@ def test_a_full_database_is_told_and_heals(fleet: FleetCore, caplog: pytest.LogC
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system"),
+        (OSError(errno.ENOSPC, "No space left on device"), DiskFault("No space left on device", True)),
+        (OSError(errno.EROFS, "Read-only file system"), DiskFault("Read-only file system", True)),
+        (OSError(errno.EIO, "Input/output error"), DiskFault("Input/output error", False)),
         (FileNotFoundError(errno.ENOENT, "No such file"), None),
         (ValueError("disk is full"), None),
         (OperationalError("", {}, sqlite3.OperationalError("database or disk is full")), None),
     ],
 )
-def test_only_the_disk_is_blamed_for_what_is_its_fault(error: Exception, said: str | None) -> None:
+def test_only_the_disk_is_blamed_for_what_is_its_fault(error: Exception, said: DiskFault | None) -> None:
     """By its number: words prove nothing."""
     assert said == disk_fault(error)
 
@@ -61,4 +62,4 @@ def test_a_database_that_may_not_be_written_is_the_disks_fault(fleet: FleetCore)
         with pytest.raises(OperationalError) as caught:
             connection.exec_driver_sql("DELETE FROM invites")
         connection.exec_driver_sql("PRAGMA query_only=OFF")
-    assert "attempt to write a readonly database" == disk_fault(caught.value)
+    assert DiskFault("attempt to write a readonly database", True) == disk_fault(caught.value)

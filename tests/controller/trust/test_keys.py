@@ -1,6 +1,7 @@
 """Keys on disk."""
 
 import stat
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,6 +28,12 @@ def test_a_missing_key_says_what_to_do(tmp_path):
     with pytest.raises(WorkspaceError, match=r"cannot read the key .*: No such file") as caught:
         load_signer(tmp_path / "key.pem")
     assert "backup" in caught.value.hint
+
+
+def test_a_key_without_end_is_not_read_whole():
+    """A device in the place of a key is refused at the bound."""
+    with pytest.raises(WorkspaceError, match="expected at most 65,536 bytes in /dev/zero, got more"):
+        load_signer(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("kind", ["garbage", "empty", "another curve", "encrypted"])
