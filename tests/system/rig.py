@@ -214,6 +214,19 @@ class Rig:
             self.broker.stop()
 
 
+SIDECAR = """[[inputs]]
+name = "x"
+datatype = "FP32"
+shape = [1]
+[[outputs]]
+name = "y"
+datatype = "FP32"
+shape = [1]
+"""
+
+"""The `model.toml` of a model of one number in and one out."""
+
+
 def affine(folder: Path, scale: int, name: str = "affine") -> Path:
     """Write the model y = scale · x with its sidecar; return its path."""
     home = folder / f"{name}-{scale}"
@@ -229,19 +242,7 @@ def affine(folder: Path, scale: int, name: str = "affine") -> Path:
     i32.const 0))
 """
     )
-    (home / "model.toml").write_text(
-        f"""name = "{name}"
-version = "{scale}.0.0"
-[[inputs]]
-name = "x"
-datatype = "FP32"
-shape = [1]
-[[outputs]]
-name = "y"
-datatype = "FP32"
-shape = [1]
-"""
-    )
+    (home / "model.toml").write_text(f'name = "{name}"\nversion = "{scale}.0.0"\n{SIDECAR}')
     return path
 
 

@@ -4,21 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.rig import Rig, affine
+from tests.system.rig import SIDECAR, Rig, affine
 
 pytestmark = pytest.mark.needs("mosquitto")
 
-SPEC = """name = "bad"
-version = "1.0.0"
-[[inputs]]
-name = "x"
-datatype = "FP32"
-shape = [1]
-[[outputs]]
-name = "y"
-datatype = "FP32"
-shape = [1]
-"""
+SPEC = f'name = "bad"\nversion = "1.0.0"\n{SIDECAR}'
 ABI = """(func (export "fleet_input") (param i32) (result i32) i32.const 1024)
   (func (export "fleet_output") (param i32) (result i32) i32.const 2048)"""
 MEMORY = '(memory (export "memory") 1 1)'

@@ -13,6 +13,7 @@ from agent.runtime.errors import FaultError
 from agent.usage import UsageMeter
 from protocol.manifest import Contract, FileRef, Manifest, Provenance, SelfTest, Variant
 from protocol.tensors import TensorSpec
+from tests.system.rig import SIDECAR
 
 X = TensorSpec(name="x", datatype="FP32", shape=(1,))
 CAPS = Caps(memory_bytes=65_536, stack_kib=1024)
@@ -21,22 +22,12 @@ WAT = """(module (memory (export "memory") 1 1)
   (func (export "fleet_output") (param i32) (result i32) (i32.const 64))
   (func $deep (call $deep))
   (func (export "fleet_infer") (result i32) (call $deep) (i32.const 0)))"""
-SIDECAR = """stack_kib = 1024
-[[inputs]]
-name = "x"
-datatype = "FP32"
-shape = [1]
-[[outputs]]
-name = "y"
-datatype = "FP32"
-shape = [1]
-"""
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A model of the largest stack class that uses all of it, and more."""
-    (tmp_path / "model.toml").write_text(SIDECAR)
+    (tmp_path / "model.toml").write_text(f"stack_kib = 1024\n{SIDECAR}")
     path = tmp_path / "deep.wat"
     path.write_text(WAT)
     return path

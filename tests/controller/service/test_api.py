@@ -1,69 +1,20 @@
 """The operator API and the device-facing listener, over real HTTP."""
 
-import json
-import shutil
 import socket
-import ssl
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
-import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 
-from controller.api.schema import Info, InviteResponse, Model, NamedQuery, Plan, Problem, QueryResult, Release, Rollout
+from controller.api.schema import Info, Model, NamedQuery, Plan, QueryResult, Release, Rollout
 from controller.store.models import AuditRow
 from protocol import limits
 from protocol.codec import sha256
-from protocol.enrollment import EnrollRequest, EnrollResponse, Invite
 from protocol.manifest import FileRef
-from tests.controller.service.fleet import HAPPY, FleetCore, bundle, open_core, signing_request
-from tests.controller.service.serving import Served, serving
-
-
-@pytest.fixture
-def served(fleet: FleetCore) -> Iterator[Served]:
-    with serving(fleet) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def shared(new_fleet: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One fleet with one release, for all requests that change nothing."""
-    folder = tmp_path_factory.mktemp("shared")
-    shutil.copytree(new_fleet, folder, dirs_exist_ok=True)
-    with open_core(folder) as fleet, serving(fleet) as running:
-        publish(running)
-        yield running
-
-
-def parse(response: httpx.Response, kind: type) -> object:
-    assert response.is_success, response.text
-    return msgspec.json.decode(response.content, type=kind)
-
-
-def problem(response: httpx.Response, status: int, code: str) -> Problem:
-    """Return the problem, which must be one."""
-    assert (status, "application/problem+json") == (response.status_code, response.headers["content-type"])
-    found = msgspec.json.decode(response.content, type=Problem)
-    assert (status, code) == (found.status, found.code)
-    return found
-
-
-def upload(served: Served, *files: bytes) -> None:
-    for data in files:
-        response = served.api.put(f"/files/{sha256(data)}", content=data)
-        assert 204 == response.status_code, response.text
-
-
-def publish(served: Served) -> None:
-    release = bundle()
-    upload(served, *release.files)
-    response = served.api.put("/tuf/targets", content=served.fleet.signed_with(release))
-    assert {"version": 2, "released": ["double@1.0.0"]} == response.json()
+from tests.controller.service.asking import parse, problem, publish, upload
+from tests.controller.service.fleet import HAPPY, bundle
+from tests.controller.service.serving import Served
 
 
 class TestAccess:
@@ -394,65 +345,6 @@ def test_every_command_is_audited(served: Served) -> None:
 def test_the_service_describes_itself(shared: Served) -> None:
     """Version, addresses, connection."""
     assert "fleet" == parse(shared.api.get("/info"), Info).topic_prefix  # type: ignore[attr-defined]
-
-
-class TestEnrolment:
-    """The device-facing listener: HTTPS under the fleet's own CA, and nothing but enrolment."""
-
-    def invite(self, served: Served, **body: object) -> InviteResponse:
-        return parse(served.api.post("/invites", json=body), InviteResponse)  # type: ignore[return-value]
-
-    def test_a_device_joins_with_what_was_pasted(self, served: Served) -> None:
-        """It gets a certificate, the roots and the address of the broker."""
-        answered = self.invite(served, device_id="press-1", groups=["line-1"])
-        invite = Invite.parse(answered.invite)
-        assert (f"fleet-agent enroll {answered.invite}", served.device_url) == (answered.command, invite.url)
-        ca_pem = served.device.get("/v1/ca").content
-        assert invite.ca_sha256 == sha256(ssl.PEM_cert_to_DER_cert(ca_pem.decode()))
-        request = EnrollRequest(token=invite.token, csr_pem=signing_request(Ed25519PrivateKey.generate()))
-        response = served.device.post("/v1/enroll", content=msgspec.json.encode(request))
-        enrolled = EnrollResponse.from_bytes(response.content)
-        assert ("press-1", "mqtt://broker:1883", "fleet") == (
-            enrolled.device_id,
-            enrolled.mqtt_url,
-            enrolled.topic_prefix,
-        )
-        assert served.fleet.core.trust.image_root == enrolled.image_root.encode()
-        assert ca_pem.decode() == enrolled.ca_pem
-        assert "registered" == served.api.get("/devices/press-1").json()["state"]
-        again = served.device.post("/v1/enroll", content=msgspec.json.encode(request))
-        problem(again, 422, "refused")
-
-    @pytest.mark.parametrize(
-        ("body", "status", "code"),
-        [
-            (b"", 400, "malformed"),
-            (b"{}", 400, "malformed"),
-            (b'{"token": "x", "csr_pem": "y"}', 422, "refused"),
-            (b"x" * (limits.MAX_ENROLL_BYTES + 1), 413, "limit_exceeded"),
-        ],
-    )
-    def test_a_bad_request_gets_a_problem(self, shared: Served, body: bytes, status: int, code: str) -> None:
-        """And changes nothing."""
-        problem(shared.device.post("/v1/enroll", content=body), status, code)
-
-    def test_a_bad_certificate_request_gets_a_problem(self, shared: Served) -> None:
-        """The invite stays good."""
-        invite = Invite.parse(self.invite(shared).invite)
-        body = json.dumps({"token": invite.token, "csr_pem": "nonsense"})
-        problem(shared.device.post("/v1/enroll", content=body), 400, "malformed")
-
-    @pytest.mark.parametrize("path", ["/v1/info", "/v1/devices", "/schema", "/v1/tuf/targets", "/"])
-    def test_nothing_else_is_there(self, shared: Served, path: str) -> None:
-        """Not even with the operator's token."""
-        token = shared.fleet.workspace.operator.api_token
-        response = shared.device.get(path, headers={"Authorization": f"Bearer {token}"})
-        problem(response, 404, "not_found")
-
-    def test_plain_http_gets_nowhere(self, shared: Served) -> None:
-        """The listener speaks TLS alone."""
-        with pytest.raises(httpx.HTTPError):
-            httpx.get(shared.device_url.replace("https", "http") + "/v1/ca")
 
 
 def until(condition, timeout_s: float = 20) -> None:  # type: ignore[no-untyped-def]
