@@ -19,7 +19,7 @@ import msgspec
 
 from agent import durable
 from controller.errors import RefusedError, WorkspaceError
-from controller.store.lock import exclusive
+from controller.store.lock import one_service
 from controller.workspace import ServerHome
 
 _MANIFEST = "backup.json"
@@ -205,5 +205,5 @@ def _unused(folder: Path) -> Iterator[None]:
     if not folder.is_dir():
         yield
         return
-    with exclusive(folder / "service.lock"):
+    with one_service(folder):
         yield

@@ -35,7 +35,6 @@ from controller.reads.targets import describe_signed
 from controller.reports.ingest import Ingest
 from controller.store.engine import Store
 from controller.store.files import FileStore
-from controller.store.lock import exclusive
 from controller.store.times import Clock
 from controller.upkeep import Upkeep
 from controller.workspace import ServerHome
@@ -77,12 +76,11 @@ def serve(
 ) -> None:
     """Serve the fleet at `home` until SIGTERM or SIGINT; `on_ready` says when everything answers.
 
-    Raises:
-        ConflictError: another service runs there.
-        ControllerError: the workspace or an address cannot be used.
+    The caller holds the folder's lock (`controller.store.lock.one_service`). Raises ControllerError when the workspace
+    or an address cannot be used.
     """
     options = Options(mqtt_url=mqtt_url, telemetry_interval_s=telemetry_interval_s, on_ready=on_ready)
-    with exclusive(home.path / "service.lock"), ExitStack() as stack:
+    with ExitStack() as stack:
         asyncio.run(Service(home, stack, World(now=now, random_hex=secrets.token_hex), options).run())
 
 

@@ -119,6 +119,16 @@ def follow(screen: Screen, client: RolloutSource, rollout: schema.Rollout, *, ti
     return rollout
 
 
+def keep_watching(
+    screen: Screen, client: RolloutSource, rollout: schema.Rollout, how: Following
+) -> tuple[schema.Rollout, bool]:
+    """Announce a new rollout and follow it where that is wanted; return its last state, and whether it was followed."""
+    announce(screen, rollout)
+    if not is_waiting(how.wait, screen):
+        return rollout, False
+    return follow(screen, client, rollout, timeout_s=how.timeout_s), True
+
+
 def start(screen: Screen, client: FleetClient, request: schema.RolloutRequest, how: Following) -> NoReturn:
     """Start the rollout, or show what it would do; the command ends with the exit code that this means."""
     if how.is_dry_run:
@@ -126,11 +136,7 @@ def start(screen: Screen, client: FleetClient, request: schema.RolloutRequest, h
         screen.document(plan)
         show_plan(screen, plan)
         raise typer.Exit
-    rollout = client.start_rollout(request)
-    announce(screen, rollout)
-    is_followed = is_waiting(how.wait, screen)
-    if is_followed:
-        rollout = follow(screen, client, rollout, timeout_s=how.timeout_s)
+    rollout, is_followed = keep_watching(screen, client, client.start_rollout(request), how)
     screen.document(rollout)
     raise typer.Exit(conclude(screen, rollout, is_followed=is_followed))
 

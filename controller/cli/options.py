@@ -132,5 +132,21 @@ BuiltVersion = Annotated[
     str | None,
     typer.Option("--version", metavar="X.Y.Z", callback=_understood(ReleaseVersion.parse), help="[default: none]"),
 ]
+TestData = Annotated[
+    Path | None,
+    typer.Option(
+        "--test-data",
+        metavar="FILE",
+        help='Self-test vectors as JSON: {"inputs": [{"NAME": [numbers]}], "outputs": [...]}; without "outputs" '
+        "the module's own are recorded. [default: recorded for seeded random inputs]",
+    ),
+]
+SkipPreflight = Annotated[
+    bool,
+    typer.Option(
+        "--skip-preflight",
+        help="Do not run the model here: a device will be the first. Needs the outputs of --test-data.",
+    ),
+]
 
 EVERYBODY = ("all",)

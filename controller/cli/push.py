@@ -1,9 +1,10 @@
 """`fleetctl push`: a model file becomes a signed release and is rolled out. Every default is said."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
@@ -16,7 +17,7 @@ from controller.bundling.preflight import Preflight, preflight
 from controller.bundling.source import ModelSource, read_source
 from controller.bundling.testdata import read_test_data
 from controller.cli import compiling, options, wording
-from controller.cli.following import announce, conclude, follow, is_waiting, show_plan
+from controller.cli.following import Following, conclude, keep_watching, show_plan
 from controller.cli.publishing import ChosenRelease, Publication, Publisher, Upload
 from controller.cli.screen import Screen, warn
 from controller.cli.session import Session, session_of
@@ -73,6 +74,14 @@ class _Push(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class _Trial(NamedTuple):
+    """How the model is tried here before anybody gets it."""
+
+    test_data: Path | None
+    is_unchecked: bool
+    memory_mib: int
+
+
 def push(  # noqa: PLR0913 - typer reads options from the signature
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .wasm or .wat file, or an .onnx file to compile.")],
@@ -83,22 +92,8 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
     wait: options.Wait = None,
     timeout_s: options.Timeout = 600.0,
     is_dry_run: options.DryRun = False,
-    test_data: Annotated[
-        Path | None,
-        typer.Option(
-            "--test-data",
-            metavar="FILE",
-            help='Self-test vectors as JSON: {"inputs": [{"NAME": [numbers]}], "outputs": [...]}; without "outputs" '
-            "the module's own are recorded. [default: recorded for seeded random inputs]",
-        ),
-    ] = None,
-    is_unchecked: Annotated[
-        bool,
-        typer.Option(
-            "--skip-preflight",
-            help="Do not run the model here: a device will be the first. Needs the outputs of --test-data.",
-        ),
-    ] = False,
+    test_data: options.TestData = None,
+    is_unchecked: options.SkipPreflight = False,
     memory_mib: options.MemoryMib = _DEFAULT_MEMORY_MIB,
     soak_ms: options.SoakMs = None,
     input_shape: compiling.InputShapes = None,
@@ -129,20 +124,7 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
         labels=labels,
         weights=weights,
     )
-    if is_unchecked and test_data is None:
-        raise typer.BadParameter(_NOTHING_TO_TEST, param_hint="--skip-preflight")
-    source = _read(screen, file, flags)
-    _say_inspected(screen, source)
-    given = None if test_data is None else read_test_data(test_data, source.spec)
-    if is_unchecked and given is not None and given.outputs is None:
-        raise typer.BadParameter(_NOTHING_TO_TEST, param_hint="--skip-preflight")
-    checked = preflight(
-        source,
-        given,
-        memory_cap_bytes=memory_mib * MIB,
-        is_run=not is_unchecked,
-    )
-    _say_checked(screen, checked)
+    source, checked = _prepare(screen, file, flags, _Trial(test_data, is_unchecked, memory_mib))
     job = _Push(
         source=source,
         checked=checked,
@@ -151,24 +133,21 @@ def push(  # noqa: PLR0913 - typer reads options from the signature
         to=to,
         soak_ms=soak_ms,
     )
-    with session_of(ctx).client() as client:
-        for warning in client.info().warnings:
-            warn(warning)
-        if is_dry_run:
-            _plan(screen, session_of(ctx), client, job)
-            return
-        publication, has_devices = _publish(screen, session_of(ctx), client, job)
-        if not has_devices:
-            screen.document(_result(publication))
-            screen.say("no device to roll it out to yet\nnext: fleetctl devices invite")
-            return
-        rollout = client.start_rollout(job.request(publication.chosen))
-        announce(screen, rollout)
-        is_followed = is_waiting(wait, screen)
-        if is_followed:
-            rollout = follow(screen, client, rollout, timeout_s=timeout_s)
-    screen.document(_result(publication, rollout=rollout))
-    raise typer.Exit(conclude(screen, rollout, is_followed=is_followed))
+    _carry_out(screen, session_of(ctx), job, Following(wait, timeout_s, is_dry_run))
+
+
+def _prepare(screen: Screen, file: Path, flags: compiling.CompileFlags, trial: _Trial) -> tuple[ModelSource, Preflight]:
+    """Read the model, compile it where it is ONNX, and try it."""
+    if trial.is_unchecked and trial.test_data is None:
+        raise typer.BadParameter(_NOTHING_TO_TEST, param_hint="--skip-preflight")
+    source = _read(screen, file, flags)
+    _say_inspected(screen, source)
+    given = None if trial.test_data is None else read_test_data(trial.test_data, source.spec)
+    if trial.is_unchecked and given is not None and given.outputs is None:
+        raise typer.BadParameter(_NOTHING_TO_TEST, param_hint="--skip-preflight")
+    checked = preflight(source, given, memory_cap_bytes=trial.memory_mib * MIB, is_run=not trial.is_unchecked)
+    _say_checked(screen, checked)
+    return source, checked
 
 
 def _read(screen: Screen, file: Path, flags: compiling.CompileFlags) -> ModelSource:
@@ -178,6 +157,36 @@ def _read(screen: Screen, file: Path, flags: compiling.CompileFlags) -> ModelSou
     if flags.are_given:
         raise typer.BadParameter(f"{file.name} is compiled already: shapes and inputs are fixed in it")
     return read_source(file)
+
+
+def _carry_out(screen: Screen, session: Session, job: _Push, how: Following) -> None:
+    """Release the model and roll it out, or only plan that; the command ends with the exit code that this means."""
+    with session.client() as client:
+        for warning in client.info().warnings:
+            warn(warning)
+        if how.is_dry_run:
+            _plan(screen, session, client, job)
+            return
+        with _resumable():
+            publication, has_devices = _publish(screen, session, client, job)
+            rollout = client.start_rollout(job.request(publication.chosen)) if has_devices else None
+        if rollout is None:
+            screen.document(_result(publication))
+            screen.say("no device to roll it out to yet\nnext: fleetctl devices invite")
+            return
+        rollout, is_followed = keep_watching(screen, client, rollout, how)
+    screen.document(_result(publication, rollout=rollout))
+    raise typer.Exit(conclude(screen, rollout, is_followed=is_followed))
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say at Ctrl-C how to go on: what was done is not undone, and the same content makes no second release."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        warn("stopped in the middle: the same push again does what is missing; `fleetctl releases` lists what is there")
+        raise
 
 
 def _plan(screen: Screen, session: Session, client: FleetClient, job: _Push) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +20,7 @@ from controller.cli.screen import Screen, facts, warn
 from controller.cli.session import session_of
 from controller.errors import WorkspaceError
 from controller.kept_broker import KeptBroker
+from controller.store.lock import one_service
 from controller.workspace import ServerHome
 
 if TYPE_CHECKING:
@@ -67,7 +69,9 @@ def serve(
     """
     session = session_of(ctx)
     log_to_stderr(log_level)
-    _serve(session.server, mqtt_url, telemetry_interval_s, _announcement(Screen(is_json=is_json), session.home, None))
+    on_ready = _announcement(Screen(is_json=is_json), session.home, None)
+    with _one_service(session.server):
+        _serve(session.server, mqtt_url, telemetry_interval_s, on_ready)
 
 
 def up(  # noqa: PLR0913 - typer reads options from the signature
@@ -98,9 +102,18 @@ def up(  # noqa: PLR0913 - typer reads options from the signature
             f"devices are told to find the broker at {server.config.mqtt.device_url}, but it listens on {broker_host} "
             "alone: give --broker-host, or run a broker of your own and `fleetctl serve`"
         )
-    with _keep_broker(kind.value, broker_host, port, server.path / "broker") as broker:
+    with (
+        _one_service(server),  # before the broker starts: two would keep their memory in one file
+        _keep_broker(kind.value, broker_host, port, server.path / "broker") as broker,
+    ):
         on_ready = _announcement(Screen(is_json=is_json), session.home, broker.kind)
         _serve(server, broker.url, telemetry_interval_s, on_ready)
+
+
+def _one_service(server: ServerHome) -> AbstractContextManager[None]:
+    """Return what holds the lock of the folder; raises WorkspaceError when there is no such folder."""
+    _ = server.config
+    return one_service(server.path)
 
 
 def _keep_broker(kind: Kind, host: str, port: int, directory: Path) -> KeptBroker:
@@ -117,7 +130,6 @@ def _keep_broker(kind: Kind, host: str, port: int, directory: Path) -> KeptBroke
 def _serve(
     server: ServerHome, mqtt_url: str | None, telemetry_interval_s: int, on_ready: Callable[["Endpoints"], None]
 ) -> None:
-    _ = server.config  # a folder that is missing is said before anything is loaded
     from controller.service import serve as serve_until_stopped  # noqa: PLC0415 - slow to load; only needed here
 
     serve_until_stopped(

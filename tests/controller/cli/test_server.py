@@ -51,10 +51,13 @@ def test_up_starts_everything_and_ends_it(home: Path, servers: list[Server]) -> 
     assert [True] * 3 == [is_listening(url) for url in urls]
     assert server.running["broker"] in ("mosquitto", "embedded")
     assert 0 == call("--home", str(home), "devices").returncode
-    refused = fleetctl("--home", str(home), "serve")
-    assert (1, "") == (refused.returncode, refused.stdout)
-    assert "error: " in refused.stderr
-    assert "Traceback" not in refused.stderr
+    broker_files = sorted((home / "server" / "broker").iterdir())
+    for command in ("serve", "up"):
+        refused = fleetctl("--home", str(home), command)
+        assert (1, "") == (refused.returncode, refused.stdout)
+        assert f"error: another service runs on {home / 'server'}" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert broker_files == sorted((home / "server" / "broker").iterdir())  # no second broker came near them
     assert 0 == server.stop(signal.SIGINT)
     assert [False] * 3 == [is_listening(url) for url in urls]
     assert "Traceback" not in (home.parent / "up.log").read_text()

@@ -10,7 +10,7 @@ import pytest
 from controller.backup import make_backup, restore_backup
 from controller.errors import ConflictError, RefusedError, WorkspaceError
 from controller.reads.devices import get_device
-from controller.store.lock import exclusive
+from controller.store.lock import one_service
 from controller.workspace import ServerHome
 from protocol.codec import sha256
 from tests.controller.service.fleet import START, FleetCore, bundle, open_core
@@ -52,7 +52,7 @@ def test_nothing_is_restored_under_a_running_service(fleet: FleetCore, tmp_path:
     """It would go on with what it has in memory."""
     home = fleet.workspace.server
     make_backup(home, tmp_path / "fleet.backup", START)
-    with exclusive(home.path / "service.lock"), pytest.raises(ConflictError, match="another service runs"):
+    with one_service(home.path), pytest.raises(ConflictError, match="another service runs"):
         restore_backup(tmp_path / "fleet.backup", home, START)
     assert home.database_path.is_file()
 

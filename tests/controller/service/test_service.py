@@ -43,9 +43,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 from controller.service import serve
+from controller.store.lock import one_service
 from controller.workspace import ServerHome
 logging.basicConfig(level=logging.WARNING)
-serve(ServerHome(Path(sys.argv[1])), now=lambda: datetime.now(UTC), mqtt_url=sys.argv[2], telemetry_interval_s=5)
+with one_service(Path(sys.argv[1])):
+    serve(ServerHome(Path(sys.argv[1])), now=lambda: datetime.now(UTC), mqtt_url=sys.argv[2], telemetry_interval_s=5)
 """
 
 

@@ -16,7 +16,7 @@ from controller.errors import ConflictError
 from controller.store import outbox
 from controller.store.engine import Store, alembic_config, migrations_folder
 from controller.store.files import FileStore
-from controller.store.lock import exclusive
+from controller.store.lock import one_service
 from controller.store.models import Base, DeviceGroupRow, GroupRow
 from controller.store.views import VIEWS, drop_views, has_views
 from protocol.codec import sha256
@@ -172,18 +172,17 @@ def test_the_outbox_takes_any_number(store: Store) -> None:
 
 def test_a_database_belongs_to_one_service(tmp_path: Path) -> None:
     """A second process is refused; the lock ends with its holder."""
-    path = tmp_path / "lock"
-    code = "import sys; from pathlib import Path; from controller.store.lock import exclusive\n"
-    code += "with exclusive(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    code = "import sys; from pathlib import Path; from controller.store.lock import one_service\n"
+    code += "with one_service(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout is not None
         assert b"held\n" == holder.stdout.readline()
-        with pytest.raises(ConflictError, match="another service runs"), exclusive(path):
+        with pytest.raises(ConflictError, match="another service runs"), one_service(tmp_path):
             pass
         holder.kill()
-    with exclusive(path):
+    with one_service(tmp_path):
         pass
 
 
