@@ -1,6 +1,7 @@
 """Routes: rollouts, and the stream of what happens to one."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -22,6 +23,8 @@ from protocol import lifecycle
 MAX_LISTED = 1_000
 MIN_PAUSE_S = 0.1
 """Between two events of a stream: a fleet that reports all at once changes a rollout many times a second."""
+PAUSE_SHARE = 9
+"""An event has every device: the pause is at least so many times what it took to make the event."""
 KEEP_ALIVE_S = 15.0
 """A comment this often, so that a proxy or a client does not take silence for death."""
 
@@ -74,16 +77,18 @@ async def events(rollout: FromPath[str], office: OfficeDependency) -> ServerSent
 async def _events(office: Office, rollout_id: str) -> AsyncIterator[ServerSentEventMessage]:
     changes = office.core.changes
     with changes.watch(rollout_id) as watcher:
-        is_changed = True
+        is_changed, pause_s = True, MIN_PAUSE_S
         while not changes.is_closed:
             if is_changed:
+                began_s = time.monotonic()
                 shown = await sync_to_thread(_read, office, rollout_id)
+                pause_s = max(MIN_PAUSE_S, PAUSE_SHARE * (time.monotonic() - began_s))
                 yield ServerSentEventMessage(data=msgspec.json.encode(shown), event="rollout")
                 if shown.state in ("finished", "stopped") or lifecycle.is_final(lifecycle.ROLLOUT, shown.state):
                     return
             else:
                 yield ServerSentEventMessage(comment="still here", data=None)
-            await asyncio.sleep(MIN_PAUSE_S)
+            await asyncio.sleep(pause_s)
             is_changed = await watcher.wait(KEEP_ALIVE_S)
 
 

@@ -4,17 +4,18 @@ A report is stored once, by its stream and number. The device's clock is kept be
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from controller.reports.reconcile import reconcile
-from controller.reports.rollup import arrival_ms
+from controller.reports.rollup import CLOSED_UNTIL, arrival_ms
 from controller.rollouts import Effect, apply_receipt
 from controller.store import outbox
-from controller.store.deployments import refresh_rollout, standing
+from controller.store.deployments import refresh_rollout, relevant_rows, standing
 from controller.store.models import (
     AckRow,
     DeploymentRow,
@@ -22,6 +23,7 @@ from controller.store.models import (
     InstalledRow,
     ReceiptRow,
     SampleRow,
+    SettingRow,
     UsageErrorRow,
     UsageRow,
     UsageTrapRow,
@@ -71,6 +73,15 @@ class Consequences:
         outbox.mark(session, "assign", self.reassigned)
 
 
+def prefetch(session: Session, devices: Sequence[str]) -> list[object]:
+    """Return the rows that reports of `devices` are about, read at once: as long as they are kept, `get` finds them."""
+    mine = select(AckRow).where(AckRow.device_id.in_(devices))
+    installed = select(InstalledRow).where(InstalledRow.device_id.in_(devices))
+    closed = select(SettingRow).where(SettingRow.key == CLOSED_UNTIL)
+    deployments = relevant_rows(session, devices).values()
+    return [*session.scalars(mine), *session.scalars(installed), *session.scalars(closed), *deployments]
+
+
 def receive_liveness(session: Session, row: DeviceRow, liveness: Liveness, then: Consequences, at_ms: int) -> bool:
     """Take a birth or a death; return whether it was news. One of an older session says nothing.
 
@@ -102,6 +113,7 @@ def receive_liveness(session: Session, row: DeviceRow, liveness: Liveness, then:
         row.director_version = liveness.director_version
         then.reassigned.add(row.id)
     if row.restored_version is not None:
+        session.flush()
         then.rollouts |= reconcile(session, row, liveness, at_ms)
         then.reassigned.add(row.id)
     return True
@@ -112,7 +124,8 @@ def receive_receipts(session: Session, row: DeviceRow, batch: ReceiptBatch, then
     origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=at_ms)
     row.last_seen_at_ms = at_ms
     numbers = [r.seq for r in batch.receipts]
-    known = _known(session, ReceiptRow, origin, numbers)
+    ack = _ack_row(session, origin)
+    known = _known(session, ReceiptRow, origin, numbers, ack.receipts_cleared)
     new = [receipt for receipt in batch.receipts if receipt.seq not in known]
     for receipt in new:
         deployment = session.get(DeploymentRow, receipt.deployment_id)
@@ -129,7 +142,6 @@ def receive_receipts(session: Session, row: DeviceRow, batch: ReceiptBatch, then
             told = deployment.director_version or 0
             row.acknowledged_director_version = max(row.acknowledged_director_version, told)
     came = _Batch(numbers=numbers, after=batch.after, is_repeated=numbers[0] in known)
-    ack = _ack_row(session, origin)
     if _has_forgotten(ack, "receipts", batch.acknowledged):
         _ask_again(row, then)
     if _acknowledge(ack, "receipts", came):
@@ -160,9 +172,11 @@ def _apply(session: Session, row: DeploymentRow, receipt: Receipt, effect: Effec
                 installed_at_ms=origin.at_ms,
             )
         )
-    if effect.uninstalls and (installed := session.get(InstalledRow, (row.device_id, row.model))) is not None:
-        session.delete(installed)
-    session.flush()
+    if effect.uninstalls:
+        session.flush()
+        session.execute(
+            delete(InstalledRow).where(InstalledRow.device_id == row.device_id, InstalledRow.model == row.model)
+        )
 
 
 def _receipt_row(receipt: Receipt, ignored: str | None, origin: Origin) -> ReceiptRow:
@@ -189,12 +203,12 @@ def receive_telemetry(session: Session, row: DeviceRow, batch: TelemetryBatch, t
     origin = Origin(device=DeviceId(row.id), stream=batch.stream, at_ms=arrival_ms(session, at_ms))
     row.last_seen_at_ms = at_ms
     numbers = [r.seq for r in batch.records]
-    known = _known(session, SampleRow, origin, numbers)
+    ack = _ack_row(session, origin)
+    known = _known(session, SampleRow, origin, numbers, ack.telemetry_cleared)
     new = [record for record in batch.records if record.seq not in known]
     for record in new:
         _store_record(session, record, origin)
     came = _Batch(numbers=numbers, after=batch.after, is_repeated=numbers[0] in known)
-    ack = _ack_row(session, origin)
     if _has_forgotten(ack, "telemetry", batch.acknowledged):
         _ask_again(row, then)
     if _acknowledge(ack, "telemetry", came):
@@ -243,11 +257,11 @@ def _store_record(session: Session, record: TelemetryRecord, origin: Origin) -> 
         session.add_all(UsageTrapRow(**which, kind=t.kind, layer=t.layer, count=t.count) for t in usage.traps)
 
 
-def _known(session: Session, kind: type[ReceiptRow] | type[SampleRow], origin: Origin, numbers: list[int]) -> set[int]:
-    """Return which of `numbers` are stored, or were until they were cleared away."""
+def _known(
+    session: Session, kind: type[ReceiptRow] | type[SampleRow], origin: Origin, numbers: list[int], cleared: int
+) -> set[int]:
+    """Return which of `numbers` are stored, or were until they, up to `cleared`, were cleared away."""
     mine = (kind.device_id == origin.device, kind.stream == origin.stream, kind.seq.in_(numbers))
-    ack = session.get(AckRow, (origin.device, origin.stream))
-    cleared = 0 if ack is None else ack.receipts_cleared if kind is ReceiptRow else ack.telemetry_cleared
     return set(session.scalars(select(kind.seq).where(*mine))) | {n for n in numbers if n <= cleared}
 
 
@@ -261,8 +275,12 @@ def _ack_row(session: Session, origin: Origin) -> AckRow:
             telemetry=0,
             receipts_gap_seen=0,
             telemetry_gap_seen=0,
+            receipts_cleared=0,
+            telemetry_cleared=0,
+            updated_at_ms=origin.at_ms,
         )
         session.add(row)
+        session.flush()  # the next report of the stream has to find it
     row.updated_at_ms = origin.at_ms
     return row
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from controller.store.batches import batches
@@ -48,12 +48,9 @@ def take(session: Session, kind: Kind, limit: int) -> list[Item]:
 
 def done(session: Session, items: Iterable[Item]) -> None:
     """Forget `items`, except what changed since they were taken."""
-    for item in items:
-        session.execute(
-            delete(OutboxRow).where(
-                OutboxRow.kind == item.kind, OutboxRow.key == item.key, OutboxRow.generation == item.generation
-            )
-        )
+    this = tuple_(OutboxRow.kind, OutboxRow.key, OutboxRow.generation)
+    for batch in batches([(item.kind, item.key, item.generation) for item in items]):
+        session.execute(delete(OutboxRow).where(this.in_(batch)), execution_options={"synchronize_session": False})
 
 
 def is_empty(session: Session) -> bool:
