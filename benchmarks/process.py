@@ -136,21 +136,18 @@ def import_stages(device: Device) -> list[str]:
 def measure_swap(rounds: int, *, is_placed: bool = False) -> tuple[list[float], list[str]]:
     """Return p99 while a release is installed over p99 in the second before, once for each release.
 
-    With `is_placed` the caller and the thread that answers it stay on the processor that the agent's other threads
-    leave to them, and never wait because the kernel puts them behind others.
+    With `is_placed` the caller stays on the processor that an update leaves to requests, and never waits because the
+    kernel puts it behind the agent's other threads.
     """
     with running_device(functions=200, releases=rounds + 1) as (device, backend):
         output = device.state_dir.parent / "latencies"
         caller = subprocess.Popen([sys.executable, str(CALLER), str(device.state_dir / "agent.sock"), str(output)])
         _stand_back(os.getpid())
         _stand_back(device.broker_pid)
-        first = _thread_times_s(device.process.pid)
+        if is_placed:
+            os.sched_setaffinity(caller.pid, {max(os.sched_getaffinity(0))})
         time.sleep(1)
         before = _thread_times_s(device.process.pid)
-        if is_placed:
-            busiest = max(before, key=lambda tid: before[tid] - first.get(tid, 0.0))
-            for thread in (caller.pid, int(busiest)):
-                os.sched_setaffinity(thread, {max(os.sched_getaffinity(0))})
         spans = [_install(backend, bundle) for bundle in device.bundles[1:]]
         after = _thread_times_s(device.process.pid)
         caller.send_signal(signal.SIGTERM)

@@ -151,7 +151,7 @@ def swap(rounds: int) -> Figure:
     notes += [
         f"{name}: {median(found):.2f} ({min(found):.2f} … {max(found):.2f})"
         for name, found in (
-            ("caller and service kept on the processor that the update leaves", placed),
+            ("the caller kept on the processor that the update leaves", placed),
             ("the runtime alone, without broker and service", alone),
         )
     ]

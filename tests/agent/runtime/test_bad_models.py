@@ -1,5 +1,6 @@
 """Models that misbehave: each is refused or stopped with a reason, and the good model beside it goes on serving."""
 
+import contextlib
 import math
 import struct
 import subprocess
@@ -10,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from wasmtime import Instance, Module, WasmtimeError
 
 from agent.runtime import Caps, LoadedModel, ModelError, assemble
 from agent.runtime.deadline import PERIOD_MS
+from agent.runtime.engine import engine_for
 from agent.runtime.errors import (
     AbiError,
     CompileError,
@@ -23,6 +26,7 @@ from agent.runtime.errors import (
     TrapError,
     UndeclaredImportError,
 )
+from agent.runtime.sandbox import Terms, ThreadSandbox
 from protocol.tensors import TensorSpec
 
 Load = Callable[..., LoadedModel]
@@ -224,6 +228,18 @@ def test_table_elements_outside_the_table_are_refused(load: Load, text: Text) ->
     """As data outside the memory."""
     with pytest.raises(TrapError, match="table access out of bounds"):
         load(text(more="(table 1 funcref) (elem (i32.const 1) $run)"))
+
+
+def test_a_store_has_room_for_one_instance(text: Text) -> None:
+    """A model cannot ask for a second one, since it may import nothing; the engine would refuse it too."""
+    module = Module(engine_for(64).engine, assemble(text()))
+    tensors = (TensorSpec(name="x", datatype="FP32", shape=(2,)),)
+    terms = Terms(inputs=tensors, outputs=tensors, caps=Caps())
+    with (
+        contextlib.closing(ThreadSandbox(module, terms)) as sandbox,
+        pytest.raises(WasmtimeError, match="instance count too high"),
+    ):
+        Instance(sandbox._store, module, [])
 
 
 @pytest.mark.parametrize("level", ["thread", "process"])
