@@ -129,6 +129,7 @@ class BrokerProcess:
     def hung(self) -> Iterator[None]:
         """Hold the broker still, with its connections open, as long as the block lasts."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # it may go on for a moment
         try:
             yield
         finally:

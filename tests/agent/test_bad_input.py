@@ -252,7 +252,7 @@ def test_unsigned_and_foreign_acks_make_the_device_forget_nothing(
 ) -> None:
     """Whoever reaches the broker can publish an ack; only the director's own makes reports go."""
     backend.is_acknowledging = False
-    wait_for("reports", lambda: agent.status()["unsent_telemetry"] > 0, agent.log)
+    wait_for("reports", lambda: backend.telemetry and agent.status()["unsent_telemetry"] > 0, agent.log)
     record = backend.telemetry[-1]
     (stream,) = {birth.stream for birth in backend.liveness}
     ack = Ack(device_id=backend.signing.device, stream=stream, telemetry=record.seq)
