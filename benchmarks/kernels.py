@@ -6,16 +6,20 @@ Each kernel runs alone in the device runtime, on operands that stay where they a
 that take turns with the measurement of the peak.
 """
 
+import math
 from collections.abc import Callable
 
 import msgspec
 import numpy as np
 
+from compiler.dtypes import DType
+from compiler.ir import TensorType
 from compiler.kernels.depthwise import DepthwiseKernel, write_depthwise
 from compiler.kernels.peak import Load, multiply_add_load
 from compiler.kernels.target import Target
 from compiler.kernels.tiles import TileKernel, Window, write_tiles
 from compiler.kernels.walk import FLOAT_BYTES, Walk
+from compiler.lowering.layout import Layout, channels_last
 from compiler.lowering.tiling import choose_tiling, depthwise_pixels
 from compiler.wasm import PAGE_BYTES, Function, Module, ValueType, i32
 from controller.benching.engines import Run, interleaved, working
@@ -26,7 +30,18 @@ PRODUCTS = ((12544, 16, 96), (3136, 144, 24), (784, 192, 32), (196, 96, 576), (1
 LARGE_PRODUCTS = ((128, 384, 1536), (128, 1536, 384), (512, 512, 512))
 SINGLE_ROWS = ((1, 64, 256), (1, 128, 200), (1, 128, 512), (1, 512, 512), (1, 1280, 1000))
 """Of recurrent networks, decoders and last layers."""
-DEPTHWISE = ((112, 32, 1), (112, 96, 2), (56, 144, 1), (28, 192, 1), (14, 384, 1), (14, 576, 2), (7, 960, 1))
+DEPTHWISE = (
+    (112, 32, 1),
+    (112, 96, 2),
+    (56, 144, 1),
+    (28, 192, 1),
+    (28, 256, 2),
+    (14, 384, 1),
+    (14, 512, 1),
+    (14, 576, 2),
+    (7, 960, 1),
+    (7, 1024, 1),
+)
 """Side, channels and step of 3 x 3."""
 
 
@@ -52,7 +67,9 @@ def product(rows: int, depth: int, columns: int) -> Load:
 
 def depthwise(side: int, channels: int, step: int) -> Load:
     """Return a depthwise convolution of 3 x 3 as it is compiled, of an image that has its border."""
-    pixel, row, out = channels * FLOAT_BYTES, (side + 2) * channels * FLOAT_BYTES, side // step
+    out, border = side // step, ((0, 0), (0, 0), (1, 1), (1, 1))
+    layout, kind = Layout(channels_last(4), border), TensorType(DType.F32, (1, channels, side, side))
+    row, pixel = (layout.placement(0, kind).byte_stride(axis) for axis in (2, 3))
     kernel = DepthwiseKernel(
         rows=out,
         pixels=out,
@@ -64,7 +81,7 @@ def depthwise(side: int, channels: int, step: int) -> Load:
         c=Walk(pixel, out * pixel),
         tile_pixels=depthwise_pixels(out, step, 9),
     )
-    sizes = ((side + 2) * row, channels * 40, out * out * pixel)
+    sizes = (math.prod(layout.extents(kind)) * FLOAT_BYTES, channels * 40, out * out * pixel)
     flops = 18 * out * out * channels
     return _repeated(lambda f: write_depthwise(f, kernel, Target.RELAXED, (), lambda v, _: v), sizes, flops)
 

@@ -3,10 +3,12 @@
 Images under a convolution are stored with their channels last, so that a pixel is a matrix row; what they are computed
 from, and what is computed from them, follows, through views as well: behind a transpose the channels are another
 dimension. A value that a convolution pads gets its padding as a border of zeros, so that its producer writes it in
-place and nothing is copied. Heads of attention are written side by side, where they are read so.
+place and nothing is copied. Pixels that would crowd one another in a cache lie a little farther apart. Heads of
+attention are written side by side, where they are read so.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -16,6 +18,9 @@ from compiler.ir.axes import Axes, inverse, view_axes
 from compiler.lowering.placement import Border, Placement, no_border
 
 _CHANNEL = 1
+_LINE_BYTES: Final = 64
+_CROWDED_BYTES: Final = 1024
+"""Pixels a multiple of this apart share few places in a first cache; more than 32 of them do not fit."""
 _BOUND = (ops.MatMul, ops.Attention, ops.Softmax, ops.LayerNorm, ops.Scan, ops.While)
 """What writes its results with their last dimension innermost, whoever reads them."""
 _FOLLOWING = (ops.Map, ops.Concat, ops.Pad)
@@ -34,9 +39,17 @@ class Layout(msgspec.Struct, frozen=True):
         """Return the layout in which the last dimension is the innermost."""
         return cls(tuple(range(rank)), no_border(rank))
 
+    def extents(self, kind: TensorType) -> list[int]:
+        """Return how many elements of its buffer a value takes along each dimension: with border and gap."""
+        extents = [before + n + after for n, (before, after) in zip(kind.shape, self.border, strict=True)]
+        inner = self.order[-1] if self.order else 0
+        if inner < kind.rank - 1 and not any(self.border[inner]):  # rows and borders have to follow each other
+            extents[inner] += _gap(extents[inner], kind.dtype.item_bytes)
+        return extents
+
     def placement(self, buffer: int, kind: TensorType) -> Placement:
         """Return where a value lies that is stored like this in a buffer of its own."""
-        extents = [before + n + after for n, (before, after) in zip(kind.shape, self.border, strict=True)]
+        extents = self.extents(kind)
         strides = [0] * kind.rank
         step = 1
         for axis in reversed(self.order):
@@ -49,6 +62,11 @@ class Layout(msgspec.Struct, frozen=True):
     def with_innermost(cls, rank: int, axis: int) -> "Layout":
         """Return the layout in which one dimension is the innermost, and the others are in order."""
         return cls((*(n for n in range(rank) if n != axis), axis), no_border(rank))
+
+
+def _gap(length: int, item_bytes: int) -> int:
+    """Return how many elements to leave free behind each pixel, so that a window of pixels fits a cache."""
+    return _LINE_BYTES // item_bytes if length * item_bytes % _CROWDED_BYTES == 0 else 0
 
 
 def channels_last(rank: int) -> tuple[int, ...]:

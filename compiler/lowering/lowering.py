@@ -108,8 +108,7 @@ class Lowering:
 
     def place(self, kind: TensorType, layout: Layout) -> Placement:
         """Return a new place for a value; its border is made by `clear_border`."""
-        extents = [before + n + after for n, (before, after) in zip(kind.shape, layout.border, strict=True)]
-        buffer = self._memory.add(math.prod(extents) * kind.dtype.item_bytes)
+        buffer = self._memory.add(math.prod(layout.extents(kind)) * kind.dtype.item_bytes)
         placement = layout.placement(buffer, kind)
         if any(before or after for before, after in layout.border):
             self._clear_border(placement, layout)
@@ -295,7 +294,7 @@ class Lowering:
 
     def _clear_border(self, placement: Placement, layout: Layout) -> None:
         """Add a step that makes the border zero."""
-        extents = [b + n + a for n, (b, a) in zip(placement.shape, placement.border, strict=True)]
+        extents = layout.extents(TensorType(placement.dtype, placement.shape))
         kernel = FillKernel(
             tuple(extents[axis] for axis in layout.order),
             tuple(placement.border[axis] for axis in layout.order),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from compiler import CompileOptions, Target, compile_model
 from compiler.lowering import attention as blocks
+from compiler.lowering import layout
 from compiler.lowering import winograd as bands
 from compiler.passes import attention as scores
 from tests.compiler.execution import Runner, assert_close
@@ -332,7 +333,8 @@ class Network(ModelWriter):
 
 
 def sizes(network: Network, patch: pytest.MonkeyPatch) -> None:
-    """Draw from what size on attention is one node, and how large its blocks and the bands of images are."""
+    """Draw from what size on attention is one node, how large blocks and bands are, and which pixels lie apart."""
+    patch.setattr(layout, "_CROWDED_BYTES", network.pick((1024, 4, 16)))
     if network.pick((True, False)):
         patch.setattr(scores, "MIN_SCORES_BYTES", 0)
         patch.setattr(blocks, "_BLOCK_BYTES", network.pick((1, 256)))

@@ -1,5 +1,7 @@
 """Which dimension of each value is the innermost in memory, and which values get a border."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from compiler.ir import Graph, TensorType
 from compiler.ir import operations as ops
 from compiler.ir.axes import reshape_axes
 from compiler.ir.builder import GraphBuilder
-from compiler.lowering.layout import choose_layouts
+from compiler.lowering.layout import Layout, channels_last, choose_layouts
 from compiler.lowering.lowering import Lowering, Memory
 from compiler.lowering.placement import row_major
 from compiler.options import Weights
@@ -95,6 +97,32 @@ def test_an_image_that_is_enlarged_keeps_its_channels_innermost() -> None:
     large = b.reshape(b.broadcast(b.reshape(small, (n, c, h, 1, w, 1)), (n, c, h, 2, w, 2)), (n, c, 2 * h, 2 * w))
     graph = b.graph([b.conv(large)])
     assert 1 == lowered(graph).placement(large).strides[1]
+
+
+@pytest.mark.parametrize(
+    ("channels", "pixel"), [(64, 64), (255, 255), (256, 272), (512, 528), (768, 784), (1000, 1000)]
+)
+def test_pixels_do_not_crowd_one_another_in_the_cache(channels: int, pixel: int) -> None:
+    """Where their distance is a multiple of 1 KiB, there is a gap behind each: a window of 3 x 16 fits eight ways."""
+    placement = Layout(channels_last(4), ((0, 0), (0, 0), (1, 1), (1, 1))).placement(
+        0, TensorType(DType.F32, (1, channels, 14, 14))
+    )
+    assert (1, 16 * pixel, pixel) == placement.strides[1:]
+    lines = [(row * placement.strides[2] + column * pixel) * 4 // 64 for row in range(3) for column in range(16)]
+    assert max(Counter(line % 64 for line in lines).values()) <= 8
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3)])
+def test_rows_have_no_gaps(order: tuple[int, ...]) -> None:
+    """They are read one behind the other."""
+    layout, kind = Layout(order, ((0, 0),) * 4), TensorType(DType.F32, (2, 3, 5, 256))
+    assert 2 * 3 * 5 * 256 == np.prod(layout.extents(kind))
+
+
+def test_a_border_has_no_gap_before_it() -> None:
+    """Where channels are pixels to a convolution behind a transpose, zeros follow them at once."""
+    layout = Layout(channels_last(4), ((0, 0), (2, 2), (0, 0), (1, 1)))
+    assert [2, 256, 1, 9] == layout.extents(TensorType(DType.F32, (2, 252, 1, 7)))
 
 
 def test_rows_of_other_work_stay_rows() -> None:
