@@ -131,7 +131,8 @@ class ModuleCache:
 
     def _compile(self, wasm: bytes, stack_kib: int, output: Path, pass_fds: tuple[int, ...] = ()) -> None:
         """Compile in a process of its own; raises ModelError, or OSError when the machine does not let us."""
-        command = (sys.executable, "-P", "-m", _COMPILER, str(stack_kib), str(self._compile_memory_bytes), str(output))
+        numbers = map(str, (os.getpid(), stack_kib, self._compile_memory_bytes))
+        command = (sys.executable, "-P", "-m", _COMPILER, *numbers, str(output))
         try:
             done = subprocess.run(  # noqa: S603 - our own module, with numbers and a path of our own
                 command,

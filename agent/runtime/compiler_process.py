@@ -1,13 +1,16 @@
-"""The process that compiles one module: `python -m agent.runtime.compiler_process STACK_KIB MEMORY_BYTES OUTPUT`.
+"""The process that compiles one module: `python -m agent.runtime.compiler_process PARENT STACK_KIB MEMORY OUTPUT`.
 
 Reads the module from standard input and writes machine code to OUTPUT. It is polite (low priority, first to die
-when memory is short) and bounded: what a module makes the compiler do ends with this process. Exit status 0: done;
-DOES_NOT_COMPILE or DISK_FAILED: standard output says why; any other: the compiler did not survive the module.
+when memory is short) and bounded (by MEMORY bytes): what a module makes the compiler do ends with this process, which
+ends itself with PARENT, the one that started it. Exit status 0: done; DOES_NOT_COMPILE or DISK_FAILED: standard
+output says why; any other: the compiler did not survive the module.
 """
 
 import contextlib
+import ctypes
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -20,6 +23,7 @@ from agent.runtime.cache import DISK_FAILED, DOES_NOT_COMPILE
 from agent.runtime.engine import engine_for
 from agent.runtime.errors import one_line
 
+_PR_SET_PDEATHSIG = 1
 _NICENESS = 10
 _PATIENCE_S = 1.0
 """How long to live on what nobody else wants: a device that is never idle gets its release soon all the same."""
@@ -48,6 +52,14 @@ def main(stack_kib: int, memory_bytes: int, output: Path) -> int:
         sys.stdout.write(str(error))
         return DISK_FAILED
     return 0
+
+
+def _end_with(parent: int) -> None:
+    """Have Linux kill this process when the thread of `parent` that waits for it ends. Source: prctl(2)."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        sys.exit("the process that started this one is gone")
 
 
 def _give_way() -> None:
@@ -90,4 +102,5 @@ def _limit_memory(memory_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))
+    _end_with(int(sys.argv[1]))
+    sys.exit(main(int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])))
