@@ -20,6 +20,8 @@ from protocol.identifiers import Version
 from protocol.messages import Reason
 
 _WAITS = "nothing to do: it goes on by itself when the device is online"
+_OF_THE_DEVICE = frozenset({"disk_full", "disk_quota", "out_of_memory", "process_start", "process_gone", "stack_limit"})
+"""The codes of ends that say nothing against the release: no new one would fare better."""
 
 
 class _Case:
@@ -149,13 +151,23 @@ def _explain_ended(case: _Case) -> None:
         case.say(
             f"it does not run {row.version} because its deployment in rollout {row.rollout_id} ended as "
             f"{state.replace('_', ' ')} at {at}{why}{code}",
-            f"correct the release, give it a new version and push it again; `fleetctl rollouts show {row.rollout_id}` "
-            "tells which other devices are concerned",
+            _step_after(row),
         )
     elif state in lifecycle.NEUTRAL_ENDS:
         case.say(f"it does not run {row.version} because its deployment was {state} at {at}{why}")
     elif state == "removed":
         case.say(f"rollout {row.rollout_id} removed {row.model} at {at}")
+
+
+def _step_after(row: DeploymentRow) -> str:
+    """Return what to do after a bad end: about the device, where that was at fault, else about the release."""
+    if row.reason_code in _OF_THE_DEVICE and not row.is_removal:
+        again = f"fleetctl rollouts start {row.model} {row.version} --to {row.device_id}"
+        return f"correct that on the device (`fleet-agent status` there says more), then `{again}`"
+    return (
+        f"correct the release, give it a new version and push it again; `fleetctl rollouts show {row.rollout_id}` "
+        "tells which other devices are concerned"
+    )
 
 
 def _explain_newer(case: _Case) -> None:

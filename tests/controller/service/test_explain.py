@@ -77,6 +77,23 @@ def test_a_device_whose_deployment_failed(fleet: FleetCore) -> None:
     assert f"fleetctl rollouts show {second.id}" in (step or "")
 
 
+@pytest.mark.parametrize("code", ["disk_full", "disk_quota", "out_of_memory", "process_start", "stack_limit"])
+def test_a_device_at_fault_gets_the_same_release_again(fleet: FleetCore, code: str) -> None:
+    """No new release mends a full disk; what is advised brings the release to the device."""
+    release = fleet.release(bundle())
+    device = fleet.enroll("press-1")
+    first = fleet.roll_out("double", "1.0.0")
+    reason = Reason.of(code, "the device has no room")
+    fleet.say(device, "receipts", device.report(first.deployments[0].id, release, (*HAPPY[:2], "failed"), reason))
+    assert (
+        "correct that on the device (`fleet-agent status` there says more), then "
+        "`fleetctl rollouts start double 1.0.0 --to press-1`" == explain(fleet, "press-1").next_step
+    )
+    second = fleet.roll_out("double", "1.0.0", "press-1")
+    fleet.say(device, "receipts", device.report(second.deployments[0].id, release, HAPPY))
+    assert ("1.0.0", None) == (explain(fleet, "press-1").models[0].installed, explain(fleet, "press-1").next_step)
+
+
 def test_a_device_that_was_not_targeted(fleet: FleetCore) -> None:
     """By whom the release went instead, or that no rollout was started."""
     fleet.release(bundle())
