@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -32,6 +33,10 @@ _MISSING = re.compile(r"needs (\w+), which is not installed")
 settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=100)
 settings.register_profile("fuzz", deadline=None, max_examples=5_000)
 settings.load_profile(os.environ.get("FLEET_PROPERTIES", "fixed"))
+
+# A shell without job control starts what goes on in the background deaf to Ctrl-C, and programs pass that on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def find_tool(name: str) -> str | None:

@@ -144,6 +144,8 @@ class Conv(Operation, frozen=True):
     """Zeros above, left, below and right."""
     groups: int
     epilogue: Formula
+    is_exact: bool = False
+    """Its operands are whole numbers whose plain sums are below 2**24: no scheme that rounds may take their place."""
 
 
 class Softmax(Operation, frozen=True):

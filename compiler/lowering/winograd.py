@@ -56,11 +56,11 @@ class Convolution(msgspec.Struct, frozen=True):
 def best_step(operation: ops.Conv, weights: Floats, output: Placement) -> int | None:
     """Return how far apart the windows of the fastest scheme are; None where a plain product is faster.
 
-    It is for convolutions of 3 x 3 in steps of 1, and pays for many channels.
+    It is for convolutions of 3 x 3 in steps of 1, and pays for many channels. It rounds where a plain product is exact.
     """
     out, channels, *taps = weights.shape
     is_plain = (operation.strides, operation.dilations, operation.groups) == ((1, 1), (1, 1), 1)
-    is_safe = np.abs(weights).max(initial=0) < _GREATEST_WEIGHT
+    is_safe = not operation.is_exact and np.abs(weights).max(initial=0) < _GREATEST_WEIGHT
     rows, columns = output.shape[_ROW:]
     if (
         not (is_plain and is_safe)

@@ -92,7 +92,7 @@ def conv(n: NodeContext) -> None:
     n.set(convolve(n, n[0], n[1], bias))
 
 
-def convolve(n: NodeContext, x: str, w: str, bias: str) -> str:
+def convolve(n: NodeContext, x: str, w: str, bias: str, *, is_exact: bool = False) -> str:
     """Return a convolution of floats with the attributes of the node.
 
     In one or two dimensions with constant weights it has kernels of its own, otherwise it is a sum over windows.
@@ -114,6 +114,7 @@ def convolve(n: NodeContext, x: str, w: str, bias: str) -> str:
         pads=(pads[0], pads[1], pads[2], pads[3]),
         groups=n.integer("group", 1),
         epilogue=identity(DType.F32),
+        is_exact=is_exact,
     )
     result = n.graph.add(operation, x, w, bias)
     if spatial == 1:

@@ -182,7 +182,7 @@ def _convolve(n: NodeContext, x: Integers, w: Integers, bias: str | None = None)
         pairs = [(x.value, w.value)]
     else:
         raise n.refuse("a grouped convolution of bytes that is so deep is not implemented")
-    total = _total(n, [convolve(n, image, weights, none) for image, weights in pairs])
+    total = _total(n, [convolve(n, image, weights, none, is_exact=True) for image, weights in pairs])
     if bias is None:
         return total
     return n.graph.apply("add", total, n.graph.reshape(bias, (out, *[1] * len(kernel))))
