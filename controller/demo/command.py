@@ -1,6 +1,5 @@
 """The `fleetctl demo` command."""
 
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,10 @@ import typer
 
 from controller.cli import options
 from controller.cli.screen import Screen
+from controller.demo.ending import ended_in_order
 from controller.demo.processes import DemoError
 from controller.demo.scenario import run_demo
 from controller.demo.scratch import scratch_folder
-
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def demo(
@@ -30,7 +28,7 @@ def demo(
     screen = Screen(is_json=is_json)
     with scratch_folder(Path(tempfile.gettempdir())) if keep is None else _kept_folder(keep) as folder:
         try:
-            with _ended_in_order():
+            with ended_in_order():
                 result = run_demo(folder, screen.verbatim)
         except DemoError as error:
             raise DemoError(str(error), hint=f"the logs are in {folder}") from error
@@ -51,20 +49,3 @@ def _kept_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise DemoError(f"cannot make {folder}: {error.strerror}", hint="name a folder that does not exist") from error
     yield folder
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Have Ctrl-C, SIGTERM and a closed terminal end every process of the demo first; a second one changes nothing."""
-
-    def end(*_: object) -> None:
-        for number in _ENDS:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, end) for number in _ENDS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

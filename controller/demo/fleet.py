@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from controller.demo.ending import undisturbed
 from controller.demo.processes import DemoError, Process, command, run, wait_for
 
 _START_TIMEOUT_S = 30.0
@@ -28,7 +29,8 @@ class DemoDevice:
         """Start the agent; `fault` names the point at which it is to kill itself."""
         env = {"FLEET_FAULT": fault} if fault else {}
         argv = [command("fleet-agent"), "run", "--state", str(self.state)]
-        self._process = Process(argv, self.state.with_suffix(".log"), env)
+        with undisturbed():
+            self._process = Process(argv, self.state.with_suffix(".log"), env)
         wait_for(f"{self.name}: the local API", self._answers, timeout_s=_START_TIMEOUT_S)
 
     def serve(self, model: str) -> None:
@@ -111,7 +113,8 @@ class DemoFleet:
             "--telemetry-interval",
             "1",
         ]
-        self._up = Process(argv, self._folder / "fleetctl-up.log")
+        with undisturbed():
+            self._up = Process(argv, self._folder / "fleetctl-up.log")
         wait_for("the controller", self._is_serving, timeout_s=_START_TIMEOUT_S)
         for device in self.devices:
             invite = self.fleetctl_json("devices", "invite", device.name)

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from controller.child import tied
+from controller.demo.ending import undisturbed
 from controller.errors import ControllerError
 
 _STOP_TIMEOUT_S = 10.0
@@ -83,14 +85,25 @@ class Process:
 
 def run(argv: Sequence[str], *, timeout_s: float, accept: tuple[int, ...] = (0,)) -> str:
     """Run a command to its end and return its standard output; raises DemoError with its last words."""
-    # The argument list is the demo's own: nothing in it comes from outside.
-    done = subprocess.run(  # noqa: S603
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
-    )
-    if done.returncode not in accept:
-        words = (done.stderr.strip() or done.stdout.strip())[-1500:]
-        raise DemoError(f"`{' '.join([Path(argv[0]).name, *argv[1:]])}` ended with status {done.returncode}:\n{words}")
-    return done.stdout
+    typed = " ".join([Path(argv[0]).name, *argv[1:]])
+    with ExitStack() as ending:
+        with undisturbed():
+            # The argument list is the demo's own: nothing in it comes from outside.
+            child = ending.enter_context(
+                subprocess.Popen(  # noqa: S603
+                    argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                )
+            )
+            ending.callback(child.wait)
+            ending.callback(child.kill)
+        try:
+            output, errors = child.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise DemoError(f"`{typed}` did not end within {timeout_s:.0f} s") from error
+    if child.returncode not in accept:
+        words = (errors.strip() or output.strip())[-1500:]
+        raise DemoError(f"`{typed}` ended with status {child.returncode}:\n{words}")
+    return output
 
 
 def wait_for(what: str, is_true: Callable[[], bool], *, timeout_s: float) -> None:
