@@ -8,11 +8,14 @@ Python thread holds the interpreter lock. A Python thread that only looks for re
 """
 
 import ctypes
+import os
 import threading
 from typing import Final
 
 from wasmtime import Engine
 from wasmtime import _ffi as ffi
+
+from agent.runtime.errors import TimerError
 
 PERIOD_MS: Final = 10
 """A tick is a thread that is born and dies, some 80 µs: about a hundredth of a processor while calls run."""
@@ -84,6 +87,7 @@ class EpochClock:
         self.is_ticking = False
         self._engine = engine
         self._timer: ctypes.c_void_p | None = None
+        self._rests: threading.Thread | None = None
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._watches: set[Watch] = set()
@@ -99,16 +103,32 @@ class EpochClock:
             self._watches.discard(watch)
 
     def start(self) -> None:
-        """Begin to tick, unless it does already; called when `is_ticking` is false."""
+        """Begin to tick, unless it does already; called when `is_ticking` is false.
+
+        Raises TimerError where the system has no timer or no thread for it; another call may find one.
+        """
         with self._lock:
             if self.is_ticking:
                 return
-            if self._timer is None:
-                self._timer = _create_timer(self._engine)
-                threading.Thread(target=self._rest_when_idle, name="epoch-clock", daemon=True).start()
-            _set_period(self._timer, PERIOD_MS)
+            try:
+                self._tick()
+            except (OSError, RuntimeError) as error:  # the latter for want of a thread
+                raise TimerError(
+                    f"expected a timer that stops models which run too long, the system gives none: {error}. "
+                    "Allow the agent more pending signals (ulimit -i, LimitSIGPENDING= of its service) and threads "
+                    "(ulimit -u, TasksMax=), then deploy the release again"
+                ) from error
             self.is_ticking = True
         self._wake.set()
+
+    def _tick(self) -> None:
+        if self._rests is None:
+            rests = threading.Thread(target=self._rest_when_idle, name="epoch-clock", daemon=True)
+            rests.start()
+            self._rests = rests
+        if self._timer is None:
+            self._timer = _create_timer(self._engine)
+        _set_period(self._timer, PERIOD_MS)
 
     def _rest_when_idle(self) -> None:
         pause = threading.Event()
@@ -154,7 +174,7 @@ def _create_timer(engine: Engine) -> ctypes.c_void_p:
     failed = libc.timer_create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer))
     libc.pthread_attr_destroy(attributes)  # the timer has a copy
     if failed:
-        raise OSError(ctypes.get_errno(), "cannot create the timer that stops models which run too long")
+        raise _failure("timer_create")
     return timer
 
 
@@ -162,4 +182,9 @@ def _set_period(timer: ctypes.c_void_p, period_ms: int) -> None:
     period_ns = period_ms * 1_000_000
     spec = _TimerSpec(interval_ns=period_ns, first_ns=period_ns)
     if _libc().timer_settime(timer, 0, ctypes.byref(spec), None):
-        raise OSError(ctypes.get_errno(), "cannot set the timer that stops models which run too long")
+        raise _failure("timer_settime")
+
+
+def _failure(function: str) -> OSError:
+    errno = ctypes.get_errno()
+    return OSError(errno, f"{function}: {os.strerror(errno)}")

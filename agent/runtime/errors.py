@@ -148,6 +148,12 @@ class StackLimitError(ModelError):
     code = "stack_limit"
 
 
+class TimerError(ModelError):
+    """The system gives no timer that would stop the model; nothing is known against the model."""
+
+    code = "no_timer"
+
+
 class DeviceMemoryError(ModelError):
     """The device has too little free memory for it now; nothing is known against the model."""
 

@@ -20,6 +20,7 @@ from agent.runtime.errors import (
     StackLimitError,
     StackOverflowError,
     StatusError,
+    TimerError,
     TrapError,
     UndeclaredImportError,
 )
@@ -40,6 +41,7 @@ _PLAIN: Final[dict[str, type[ModelError]]] = {
         ModelClosedError,
         SelfTestError,
         StackLimitError,
+        TimerError,
         UndeclaredImportError,
     )
 }

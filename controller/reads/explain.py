@@ -20,7 +20,9 @@ from protocol.identifiers import Version
 from protocol.messages import Reason
 
 _WAITS = "nothing to do: it goes on by itself when the device is online"
-_OF_THE_DEVICE = frozenset({"disk_full", "disk_quota", "out_of_memory", "process_start", "process_gone", "stack_limit"})
+_OF_THE_DEVICE = frozenset(
+    {"disk_full", "disk_quota", "no_timer", "out_of_memory", "process_start", "process_gone", "stack_limit"}
+)
 """The codes of ends that say nothing against the release: no new one would fare better."""
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import resource
 import struct
 import threading
 import time
@@ -111,6 +112,24 @@ def test_candidate_that_dies_in_its_self_test_fails_while_the_active_release_ser
     assert "process_died" == receipt.reason.code
     assert ("1.0.0", 6.0) == agent.infer(3.0)
     assert active == children(zygote)
+
+
+@pytest.mark.slow
+def test_release_that_gets_no_timer_fails_as_such_and_can_be_deployed_later(agent: Agent, backend: Backend) -> None:
+    """The receipt blames the device and not the release; what was active serves, and a later attempt succeeds."""
+    zygote = serve_in_processes(agent, backend, GOOD, NEXT)
+    soft, hard = resource.prlimit(zygote, resource.RLIMIT_SIGPENDING)
+    resource.prlimit(zygote, resource.RLIMIT_SIGPENDING, (0, hard))
+    backend.assign(NEXT)
+    receipt = backend.wait_end(NEXT, "failed")
+    assert receipt.reason is not None
+    assert "no_timer" == receipt.reason.code
+    assert "then deploy the release again" in receipt.reason.message
+    assert ("1.0.0", 2.0) == agent.infer()
+    resource.prlimit(zygote, resource.RLIMIT_SIGPENDING, (soft, hard))
+    again = AssignedRelease(model="scale", version="1.1.0", deployment_id="again")
+    backend.assign(releases=(again,))
+    wait_for("the release", lambda: agent.infer() == ("1.1.0", 3.0), agent.log)
 
 
 @pytest.mark.slow

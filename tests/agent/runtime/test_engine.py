@@ -193,3 +193,66 @@ def test_large_stack_limit_of_the_system_does_not_stop_the_clock(level: str, tex
     argv = ["/bin/sh", "-c", 'ulimit -S -s 262144; exec "$0" -c "$1"', sys.executable, code]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert (0, "DeadlineError run") == (done.returncode, done.stdout.strip()), done.stderr
+
+
+@pytest.mark.parametrize("level", ["thread", "process"])
+def test_system_without_a_timer_is_not_the_models_fault(level: str, text: Text) -> None:
+    """Without a clock no model runs; what the system does not give says nothing about the module."""
+    code = f"""if True:
+        import resource
+        from contextlib import ExitStack
+        from agent.runtime import Caps, ModelError, Zygote, assemble, load_model
+        from protocol.tensors import TensorSpec
+        x = (TensorSpec(name="x", datatype="FP32", shape=(2,)),)
+        _, hard = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, hard))
+        with ExitStack() as stack:
+            zygote = stack.enter_context(Zygote()) if {level!r} == "process" else None
+            for _ in range(2):
+                try:
+                    load_model(assemble({text()!r}), x, x, Caps(), zygote=zygote)
+                except ModelError as error:
+                    print(error.code, error)
+            if zygote:
+                zygote.close()  # the next one inherits the limit as it is then
+            resource.setrlimit(resource.RLIMIT_SIGPENDING, (hard, hard))
+            load_model(assemble({text()!r}), x, x, Caps(), zygote=zygote).close()"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert 0 == done.returncode, done.stderr
+    lines = done.stdout.splitlines()
+    assert 2 == len(lines), done
+    for line in lines:
+        assert line.startswith("no_timer expected a timer that stops models which run too long")
+        assert "timer_create: Resource temporarily unavailable" in line
+        assert "Allow the agent more pending signals (ulimit -i, LimitSIGPENDING= of its service)" in line
+
+
+def test_system_without_a_thread_for_the_clock_is_not_the_models_fault(text: Text) -> None:
+    """As without a timer; when there are threads again, the next instance has its clock."""
+    code = f"""if True:
+        import os, resource
+        from agent.runtime import Caps, ModelError, assemble
+        from agent.runtime.engine import engine_for
+        from agent.runtime.sandbox import Terms, ThreadSandbox
+        from protocol.tensors import TensorSpec
+        from wasmtime import Module
+        x = (TensorSpec(name="x", datatype="FP32", shape=(2,)),)
+        module = Module(engine_for(64).engine, assemble({text()!r}))
+        if os.getuid() == 0:
+            os.setuid(65534)  # root has as many threads as it likes
+        _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
+        for _ in range(2):
+            try:
+                ThreadSandbox(module, Terms(inputs=x, outputs=x, caps=Caps()))
+            except ModelError as error:
+                print(error.code, error)
+        resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+        ThreadSandbox(module, Terms(inputs=x, outputs=x, caps=Caps())).close()"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert 0 == done.returncode, done.stderr
+    lines = done.stdout.splitlines()
+    assert 2 == len(lines), done
+    for line in lines:
+        assert line.startswith("no_timer expected a timer that stops models which run too long")
+        assert "can't start new thread" in line

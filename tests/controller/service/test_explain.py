@@ -77,7 +77,9 @@ def test_a_device_whose_deployment_failed(fleet: FleetCore) -> None:
     assert f"fleetctl rollouts show {second.id}" in (step or "")
 
 
-@pytest.mark.parametrize("code", ["disk_full", "disk_quota", "out_of_memory", "process_start", "stack_limit"])
+@pytest.mark.parametrize(
+    "code", ["disk_full", "disk_quota", "no_timer", "out_of_memory", "process_start", "stack_limit"]
+)
 def test_a_device_at_fault_gets_the_same_release_again(fleet: FleetCore, code: str) -> None:
     """No new release mends a full disk; what is advised brings the release to the device."""
     release = fleet.release(bundle())
