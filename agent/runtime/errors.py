@@ -160,10 +160,10 @@ class DeviceMemoryError(ModelError):
     code = "out_of_memory"
 
 
-def printable(name: str) -> str:
+def printable(name: str, max_chars: int = MAX_NAME_CHARS) -> str:
     """Return a name from a module as it may appear in a message: short, without control characters."""
-    text = "".join(c if c.isprintable() else "?" for c in name[:MAX_NAME_CHARS])
-    return text + "…" if len(name) > MAX_NAME_CHARS else text
+    text = "".join(c if c.isprintable() else "?" for c in name[:max_chars])
+    return text + "…" if len(name) > max_chars else text
 
 
 def one_line(text: str) -> str:

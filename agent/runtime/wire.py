@@ -23,12 +23,16 @@ from agent.runtime.errors import (
     TimerError,
     TrapError,
     UndeclaredImportError,
+    one_line,
+    printable,
 )
 from agent.runtime.sandbox import Terms
 
 INFER, RESET, CHECK = b"i", b"r", b"c"
 MAX_MESSAGE_BYTES: Final = 128 * 1024
 """Terms of 64 inputs and 64 outputs with the longest names, and any error, fit in one datagram."""
+MAX_TEXT_CHARS: Final = 2_000
+"""Of what a process says about an error: it goes into logs, and the process may have been taken over."""
 
 _PLAIN: Final[dict[str, type[ModelError]]] = {
     kind.code: kind
@@ -93,7 +97,7 @@ def decode_reply(raw: bytes) -> Reply:
     try:
         reply: Reply = _replies.decode(raw)
     except msgspec.DecodeError as error:
-        raise ProcessDiedError(f"the model's process spoke nonsense: {error}") from error
+        raise ProcessDiedError(f"the model's process spoke nonsense: {one_line(str(error))}") from error
     return reply
 
 
@@ -113,12 +117,14 @@ def describe(error: ModelError, memory_bytes: int) -> Failed:
 
 
 def restore(failed: Failed) -> ModelError:
-    """Return the error that `describe` was given."""
+    """Return the error that `describe` was given; bounded and printable, whoever spoke."""
+    message = printable(failed.message, MAX_TEXT_CHARS)
     if fault := _FAULTS.get(failed.code):
-        return fault(failed.message, kind=failed.kind, function=failed.function, offset=failed.offset)
+        function = None if failed.function is None else printable(failed.function)
+        return fault(message, kind=printable(failed.kind), function=function, offset=failed.offset)
     if failed.code == StatusError.code:
-        return StatusError(failed.message, status=failed.status)
-    return _PLAIN.get(failed.code, ModelError)(failed.message)
+        return StatusError(message, status=failed.status)
+    return _PLAIN.get(failed.code, ModelError)(message)
 
 
 def layout(terms: Terms) -> tuple[list[slice], list[slice]]:

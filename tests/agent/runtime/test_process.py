@@ -21,6 +21,7 @@ from agent.runtime import errors as error_module
 from agent.runtime.compiled import Compiled
 from agent.runtime.errors import (
     DeadlineError,
+    FaultError,
     ProcessDiedError,
     ProcessGoneError,
     ProcessStartError,
@@ -30,7 +31,9 @@ from agent.runtime.errors import (
 )
 from agent.runtime.sandbox import Terms
 from agent.runtime.wire import (
+    INFER,
     MAX_MESSAGE_BYTES,
+    MAX_TEXT_CHARS,
     Done,
     Failed,
     decode_reply,
@@ -312,6 +315,62 @@ def test_agent_that_dies_while_a_process_is_forked_leaves_neither_it_nor_the_zyg
         with contextlib.suppress(ConnectionError):
             while channel.recv(MAX_MESSAGE_BYTES):  # it may have become ready before it was killed
                 pass
+
+
+@contextlib.contextmanager
+def bare_process(zygote: Zygote, terms: bytes, wat: str, memory_bytes: int) -> Iterator[socket.socket]:
+    """Fork a process for a model with terms and a memory that no agent would give; yield the channel to it."""
+    channel, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel.settimeout(30)
+    with channel, inside, closing(Compiled.compile(assemble(wat), 64)) as compiled:
+        memory = os.memfd_create("tensors")
+        os.truncate(memory, memory_bytes)
+        handle = zygote.fork(terms, (inside.fileno(), memory, compiled.code_fd()))
+        os.close(memory)
+        inside.close()
+        yield channel
+        wait_for_end(pid_of(handle))
+        os.close(handle)
+
+
+def test_defect_of_the_process_names_its_place_and_quotes_nothing(own_zygote: Zygote, text: Text) -> None:
+    """An exception that is no ModelError is told as the end of the process; its words may quote what came."""
+    with bare_process(own_zygote, b"\xa6secret", text(), 16) as channel:
+        failed = decode_reply(channel.recv(MAX_MESSAGE_BYTES))
+        assert isinstance(failed, Failed)
+        error = restore(failed)
+        assert isinstance(error, ProcessDiedError)
+        assert "the model's process ended by a defect: ValidationError in " in str(error)
+        assert "decode_terms (wire.py:" in str(error)
+        assert "secret" not in str(error)
+        assert not channel.recv(MAX_MESSAGE_BYTES)
+
+
+def test_defect_of_the_process_in_a_call_names_its_place(own_zygote: Zygote, text: Text) -> None:
+    """As at its start: the caller hears where it was, on one short line, and it is the last thing that it says."""
+    terms = encode(Terms(inputs=(X,), outputs=(X,), caps=QUICK))
+    with bare_process(own_zygote, terms, text(), 8) as channel:  # no room for an output
+        assert not isinstance(decode_reply(channel.recv(MAX_MESSAGE_BYTES)), Failed)
+        channel.send(INFER)
+        failed = decode_reply(channel.recv(MAX_MESSAGE_BYTES))
+        assert isinstance(failed, Failed)
+        assert "process_died" == failed.code
+        assert "ValueError in " in failed.message
+        assert "_serve (model_process.py:" in failed.message
+        assert "\n" not in failed.message
+        assert len(failed.message) < 500
+        assert not channel.recv(MAX_MESSAGE_BYTES)
+
+
+def test_what_a_process_says_is_bounded_and_stays_on_its_line() -> None:
+    """A process that was taken over cannot fill the log with one message, nor forge lines of it."""
+    said = "x\n2026-01-15 error forged\x1b[2J" + "y" * 100_000
+    for code in ("process_died", "abi", "model_status", "unheard-of"):
+        error = restore(Failed(code=code, message=said, kind=said, function=said))
+        names = (error.kind, error.function or "") if isinstance(error, FaultError) else ()
+        for told in (str(error), *names):
+            assert told.isprintable()
+            assert len(told) <= MAX_TEXT_CHARS + 1
 
 
 def test_kernel_limits_the_process(open_model: Open, text: Text) -> None:
