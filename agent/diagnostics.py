@@ -23,7 +23,8 @@ from protocol.manifest import Manifest
 
 LOG_INTERVAL_S: Final = 60.0
 """How often the same fault of the same release is logged at most; every one is counted."""
-MAX_LOGGED: Final = 256
+MAX_LOGGED: Final = 32
+"""How many places of one release are logged within that time: a module has any number of layers to trap in."""
 NAN_OUTPUT: Final = "nan_output"
 """Counted like a kind of trap, with the output's name for a layer."""
 
@@ -94,8 +95,9 @@ class Diagnostics:
         with self._lock:
             if now_s - self._logged.get(key, -LOG_INTERVAL_S) < LOG_INTERVAL_S:
                 return False
-            if len(self._logged) >= MAX_LOGGED:
-                self._logged.clear()
+            self._logged = {k: at_s for k, at_s in self._logged.items() if now_s - at_s < LOG_INTERVAL_S}
+            if sum(k[:2] == key[:2] for k in self._logged) >= MAX_LOGGED:
+                return False
             self._logged[key] = now_s
             return True
 

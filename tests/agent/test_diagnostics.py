@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agent.captures import CaptureError, Captures, capture_files, read_capture, read_head
 from agent.cli import main
-from agent.diagnostics import Diagnostics
+from agent.diagnostics import MAX_LOGGED, Diagnostics
 from agent.host import ModelHost
 from agent.replay import Replay, find_module, replay
 from agent.runtime import Caps, assemble, load_model
@@ -150,6 +150,18 @@ def test_captures_are_bounded_in_number_and_bytes(tmp_path: Path) -> None:
     device.captures.allow(2, 100)
     assert "" == device.fail(0).capture
     assert 2 == len(device.kept())
+
+
+def test_faults_in_ever_other_layers_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A module may have any number of layers to trap in: so many places of a release are told, of another one too."""
+    caplog.set_level(logging.INFO, "agent")
+    diagnostics = Diagnostics(UsageMeter())
+    for n in (*range(300), *range(300)):
+        diagnostics.note(MANIFEST, CAPS, [number(0)], TrapError("trap", kind="unreachable", function=f"layer{n}"))
+    assert MAX_LOGGED == len(caplog.records)
+    other = msgspec.structs.replace(MANIFEST, model="letters")
+    diagnostics.note(other, CAPS, [number(0)], TrapError("trap", kind="unreachable", function="layer0"))
+    assert MAX_LOGGED + 1 == len(caplog.records)
 
 
 def test_a_full_disk_does_not_hide_the_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
