@@ -37,6 +37,9 @@ from protocol.admission import Capacity
 from protocol.topics import Topics
 
 FILE_NAME = "policy.toml"
+MAX_FILE_BYTES: Final = 64 * 1024
+MAX_LINE_BYTES: Final = 4_096
+"""The time of the parser grows with the square of a key's parts: seconds for a line of 40 KB."""
 _Positive = Annotated[int, msgspec.Meta(gt=0, le=limits.MAX_INTEGER)]
 
 
@@ -83,16 +86,28 @@ def load_policy(state_dir: Path, topics: Topics) -> Policy:
     """
     path = state_dir / FILE_NAME
     try:
-        policy = msgspec.convert(tomllib.loads(path.read_text()), Policy)
+        policy = msgspec.convert(tomllib.loads(_read(path)), Policy)
         check_bindings(policy.bindings, topics)
         if policy.http_address:
             parse_address(policy.http_address)
     except FileNotFoundError:
         return Policy()
-    # The parser has bare ones for a number that is too long, and for nesting that is too deep.
+    # The parser has bare ones, as for nesting that is too deep.
     except (ValueError, RecursionError, OSError, AgentError) as error:
         raise PolicyError(f"{path}: {error}. Correct it, or delete it to have the defaults") from error
     return policy
+
+
+def _read(path: Path) -> str:
+    """Return the text of the file; raises PolicyError where it, or a line of it, is too long to be a policy."""
+    with path.open("rb") as file:
+        raw = file.read(MAX_FILE_BYTES + 1)
+    if len(raw) > MAX_FILE_BYTES:
+        raise PolicyError(f"expected a file of at most {MAX_FILE_BYTES:,} bytes, got more")
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise PolicyError(f"line {number}: expected at most {MAX_LINE_BYTES:,} bytes, got {len(line):,}")
+    return raw.decode()
 
 
 def followed(running: Policy, read: Policy) -> Policy:

@@ -13,7 +13,7 @@ import pytest
 from agent.cli import default_state_dir, main
 from agent.errors import PolicyError
 from agent.logs import follow, last_lines, start_logging
-from agent.policy import Policy, capacity_of, load_policy
+from agent.policy import MAX_FILE_BYTES, MAX_LINE_BYTES, Policy, capacity_of, load_policy
 from controller.broker import BrokerProcess
 from protocol.topics import Topics
 from tests.agent.conftest import new_agent, new_backend
@@ -269,7 +269,8 @@ def test_policy_has_defaults_and_bounds(tmp_path: Path) -> None:
         "nan_outputs = 'refuse'",
         "max_queue = " + "1" * 5_000,
         "max_queue = " + "[" * 20_000,
-        "max_queue = " + "{a = " * 20_000,
+        "max_queue = " + "[\n" * 20_000,
+        "max_queue = " + "{a = " * 800,
         "http_address = '0.0.0.0:8000'",
         "http_address = '8000'",
     ],
@@ -280,6 +281,31 @@ def test_policy_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "policy.toml").write_text(text)
     with pytest.raises(PolicyError, match=r"policy\.toml"):
         load_policy(tmp_path, Topics())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("# a key\n" + "a." * 20_000 + "a = 1", "line 2: expected at most 4,096 bytes, got 40,005"),
+        ("[" + "a." * 20_000 + "a]\n", "line 1: expected at most 4,096 bytes, got 40,003"),
+        ("a = 1\n" * 11_000, "expected a file of at most 65,536 bytes, got more"),
+        ("# \ud800", "can't decode byte"),
+    ],
+    ids=["key", "table", "file", "not UTF-8"],
+)
+def test_policy_that_would_take_long_to_read_is_refused_at_once(tmp_path: Path, text: str, reason: str) -> None:
+    """A parser takes seconds for a key of 20,000 parts; the line is named before it is tried."""
+    (tmp_path / "policy.toml").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(PolicyError, match=f"policy\\.toml: .*{reason}.*Correct it"):
+        load_policy(tmp_path, Topics())
+
+
+def test_policy_is_read_up_to_its_bounds(tmp_path: Path) -> None:
+    """Long lines of comments and many of them are an owner's good right, in UTF-8 and with either end of line."""
+    line = "# " + "é" * (MAX_LINE_BYTES // 2 - 2) + "\r\n"
+    text = line * (MAX_FILE_BYTES // MAX_LINE_BYTES - 1) + "max_queue = 3\r\n"
+    (tmp_path / "policy.toml").write_bytes(text.encode())
+    assert 3 == load_policy(tmp_path, Topics()).max_queue
 
 
 def test_log_goes_to_the_file_and_to_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
