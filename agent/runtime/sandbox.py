@@ -5,6 +5,7 @@ and make another.
 """
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
@@ -14,7 +15,15 @@ from wasmtime import Func, Instance, Memory, Module, Store, Trap, WasmtimeError
 from agent.runtime.call import Call
 from agent.runtime.deadline import Watch, ticks_for
 from agent.runtime.engine import engine_for
-from agent.runtime.errors import AbiError, DeviceMemoryError, InputError, ModelError, StatusError, one_line
+from agent.runtime.errors import (
+    AbiError,
+    DeadlineError,
+    DeviceMemoryError,
+    InputError,
+    ModelError,
+    StatusError,
+    one_line,
+)
 from agent.runtime.stack import check_stack
 from agent.runtime.traps import explain_trap
 from protocol.limits import DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_CAP_BYTES, DEFAULT_STACK_KIB
@@ -23,7 +32,9 @@ from protocol.tensors import TensorSpec
 MAX_TABLES: Final = 8
 MAX_TABLE_ELEMENTS: Final = 100_000
 MIN_START_MS: Final = DEFAULT_DEADLINE_MS
-"""What a start function may take at least: it runs once, and expands weights however short a call has to be."""
+"""What a start function may take at least: it runs once, and expands weights however short a call has to be. So may the
+addresses of all tensors together: a start has three parts, the function, and the addresses asked for twice.
+"""
 
 
 class Caps(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +68,7 @@ class ThreadSandbox:
         self._caps = terms.caps
         self._tensors = (*terms.inputs, *terms.outputs)
         self._input_count = len(terms.inputs)
+        self._start_ms = max(terms.caps.deadline_ms, MIN_START_MS)
         clocked = engine_for(terms.caps.stack_kib)
         check_stack(terms.caps.stack_kib)
         self._store = Store(clocked.engine)
@@ -135,13 +147,12 @@ class ThreadSandbox:
             tables=MAX_TABLES,
             table_elements=MAX_TABLE_ELEMENTS,
         )
-        start_ms = max(self._caps.deadline_ms, MIN_START_MS)
-        self._store.set_epoch_deadline(ticks_for(start_ms))
+        self._store.set_epoch_deadline(ticks_for(self._start_ms))
         try:
             with self._watch:
                 exports = Instance(self._store, module, []).exports(self._store)
         except Trap as error:
-            raise explain_trap(error, start_ms, self._caps.stack_kib) from None
+            raise explain_trap(error, self._start_ms, self._caps.stack_kib) from None
         except WasmtimeError as error:
             # What the module declares was held against its caps before: it is the machine that gives no more.
             raise DeviceMemoryError(
@@ -169,12 +180,21 @@ class ThreadSandbox:
 
     def _read_addresses(self) -> list[int]:
         locate_input, locate_output = self._locate
-        count = self._input_count
-        try:
-            found = [locate_input(i) for i in range(count)]
-            return found + [locate_output(i) for i in range(len(self._tensors) - count)]
-        except (Trap, WasmtimeError) as error:
-            raise self._explain(error) from None
+        calls = itertools.chain(
+            ((locate_input, n) for n in range(self._input_count)),
+            ((locate_output, n) for n in range(len(self._tensors) - self._input_count)),
+        )
+        # Of this thread's own time: each call has its deadline, and others may keep us from the interpreter in between.
+        end_s = time.thread_time() + self._start_ms / 1000
+        addresses = []
+        for locate, index in calls:
+            try:
+                addresses.append(locate(index))
+            except (Trap, WasmtimeError) as error:
+                raise self._explain(error) from None
+            if time.thread_time() > end_s:
+                raise DeadlineError(f"stopped: expected the addresses of all tensors within {self._start_ms:,} ms")
+        return addresses
 
     def _view(self, tensor: TensorSpec, address: int) -> memoryview:
         past_end = address + tensor.size_bytes - self.memory_bytes

@@ -27,6 +27,7 @@ from agent.runtime.errors import (
     UndeclaredImportError,
 )
 from agent.runtime.sandbox import Terms, ThreadSandbox
+from protocol.limits import MAX_TENSORS
 from protocol.tensors import TensorSpec
 
 Load = Callable[..., LoadedModel]
@@ -268,6 +269,15 @@ def test_address_function_that_loops_is_stopped(load: Load, text: Text, which: s
     """Asking for an address is a call like any other."""
     with pytest.raises(DeadlineError):
         load(text(**{f"{which}_address": f"{SPIN} (i32.const 0)"}), caps=QUICK)
+
+
+def test_addresses_that_all_take_long_are_stopped_together(load: Load, text: Text) -> None:
+    """Each within its deadline, those of all tensors would hold an installation, or a start of the agent, for long."""
+    tensors = tuple(TensorSpec(name=f"t{n}", datatype="FP32", shape=(2,)) for n in range(MAX_TENSORS))
+    count = """(local $n i32) (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if $l (i32.lt_u (local.get $n) (i32.const 100000000)))) (i32.mul (local.get $i) (i32.const 8))"""
+    with pytest.raises(DeadlineError, match="expected the addresses of all tensors within 1,000 ms"):
+        load(text(input_address=count, output_address=count), inputs=tensors, outputs=tensors)
 
 
 def test_reset_that_loops_is_stopped(load: Load, text: Text) -> None:
