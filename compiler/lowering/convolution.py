@@ -15,9 +15,10 @@ from compiler.lowering.epilogue import EpilogueKernel, finish_with, is_long, spr
 from compiler.lowering.layout import Layout, channels_last
 from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement, no_border
-from compiler.lowering.step import Emitter
+from compiler.lowering.step import Emitter, each_image
 from compiler.lowering.tiling import choose_tiling, depthwise_pixels
 from compiler.lowering.winograd import Convolution, add_winograd, best_step
+from compiler.wasm import I32, I32Local
 
 _CHANNEL, _ROW, _PIXEL = 1, 2, 3
 
@@ -76,7 +77,8 @@ class _Parts:
     ) -> None:
         self._low, self._operation = low, operation
         self._image, self._output, self._extras = image, output, extras
-        self._batch, self._channels, self._rows, self._pixels = output.shape
+        self._values = (image, output, *extras)
+        _, self._channels, self._rows, self._pixels = output.shape
         top, left, _, _ = operation.pads
         self._start = -(top * image.byte_stride(_ROW) + left * image.byte_stride(_PIXEL))
         """From the first pixel of the image to the first one under the window."""
@@ -116,9 +118,12 @@ class _Parts:
             function = e.kernel(
                 spec, lambda f: write_depthwise(f, kernel, target, self._walks, finish_with(f, target, epilogue))
             )
-            for image in range(self._batch):
-                a, c, *extras = self._addresses(e, image, 0, 0)
+
+            def write(images: Sequence[I32Local]) -> None:
+                a, c, *extras = self._addresses(images, 0, 0)
                 e.do(function(a, e.buffer_address(filters), c, *extras))
+
+            each_image(e, self._values, write)
 
         self._add(emit, filters, work=math.prod(taps))
 
@@ -141,10 +146,13 @@ class _Parts:
             function = e.kernel(
                 spec, lambda f: write_tiles(f, kernel, target, self._walks, finish_with(f, target, epilogue))
             )
-            for image in range(self._batch):
+
+            def write(images: Sequence[I32Local]) -> None:
                 for group, b in enumerate(panels):
-                    a, c, *extras = self._addresses(e, image, group * depth, group * channels)
+                    a, c, *extras = self._addresses(images, group * depth, group * channels)
                     e.do(function(a, e.buffer_address(b), c, e.buffer_address(scratch), *extras))
+
+            each_image(e, self._values, write)
 
         self._add(emit, *panels, work=kernel.window.depth, scratch=scratch)
 
@@ -171,15 +179,12 @@ class _Parts:
             is_finished_apart=is_long(self._operation.epilogue),
         )
 
-    def _addresses(self, e: Emitter, image: int, channel_in: int, channel_out: int) -> list[int]:
-        """Return where image, result and extras start, for one image of the batch and from some channel on."""
-        start = e.address(self._image) + self._start + image * self._image.byte_stride(0) + channel_in * FLOAT_BYTES
+    def _addresses(self, images: Sequence[I32Local], channel_in: int, channel_out: int) -> list[I32]:
+        """Return where an image, its result and its extras start, from some channel on."""
+        image, *others = images
         return [
-            start,
-            *(
-                e.address(p) + image * p.byte_stride(0) + channel_out * p.byte_stride(_CHANNEL)
-                for p in (self._output, *self._extras)
-            ),
+            image + (self._start + channel_in * FLOAT_BYTES),
+            *(p + channel_out * v.byte_stride(_CHANNEL) for p, v in zip(others, self._values[1:], strict=True)),
         ]
 
     def _add(self, emit: Callable[[Emitter], None], *constants: int, work: int, scratch: int | None = None) -> None:

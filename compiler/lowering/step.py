@@ -5,10 +5,11 @@ from typing import Protocol
 
 import msgspec
 
+from compiler.kernels.nest import Pointer, nest
 from compiler.kernels.target import Target
 from compiler.lowering.placement import Placement
 from compiler.lowering.storing import Stored
-from compiler.wasm import Effect, Function
+from compiler.wasm import Effect, Function, I32Local, i32
 
 
 class Emitter(Protocol):
@@ -58,3 +59,10 @@ class Buffer(msgspec.Struct, frozen=True):
     constant: bytes | None = None
     stored: Stored | None = None
     """How a constant is stored in the module, if not as it is."""
+
+
+def each_image(e: Emitter, values: Sequence[Placement], write: Callable[[Sequence[I32Local]], None]) -> None:
+    """Write code inside a loop over the images of a batch; `write` gets the address of the image in each value."""
+    pointers = [e.body.variable(i32.const(e.address(value))) for value in values]
+    moving = [Pointer(p, (value.byte_stride(0),)) for p, value in zip(pointers, values, strict=True)]
+    nest(e.body, values[0].shape[:1], moving, lambda: write(pointers))

@@ -23,9 +23,10 @@ from compiler.kernels.winograd import (
 from compiler.lowering.epilogue import EpilogueKernel, finish_with, walk
 from compiler.lowering.lowering import Lowering
 from compiler.lowering.placement import Placement
-from compiler.lowering.step import Emitter
+from compiler.lowering.step import Emitter, each_image
 from compiler.lowering.storing import Stored, stored_filters
 from compiler.lowering.tiling import choose_tiling
+from compiler.wasm import I32Local
 
 _BAND_BYTES: Final = 768 * 1024
 """What one band takes between the transformations, unless the filters are larger."""
@@ -145,13 +146,17 @@ class _Bands:
         conv, low = self._conv, self._low
         filters = low.constant(self._packed(weights), store=lambda: self._stored(weights))
         added = low.constant(bias)
+        values = (conv.image, conv.output, *conv.extras)
         planes = [low.scratch(self._products * kernel.plane_bytes) for kernel in (self._into, self._back)]
         buffers = [*planes, low.scratch(self._product.scratch_bytes), filters, added]
 
         def emit(e: Emitter) -> None:
-            for number in range(conv.output.shape[0]):
+
+            def write(images: Sequence[I32Local]) -> None:
                 for start in self._starts:
-                    self._emit_band(e, buffers, number, start)
+                    self._emit_band(e, buffers, images, start)
+
+            each_image(e, values, write)
 
         low.step(
             [conv.image, *conv.extras, filters, added],
@@ -160,17 +165,14 @@ class _Bands:
             multiply_adds=math.prod(conv.output.shape) * 9 * self._into.channels,
         )
 
-    def _emit_band(self, e: Emitter, buffers: Sequence[int], number: int, start: int) -> None:
-        """Write the calls for one band of one image of the batch."""
+    def _emit_band(self, e: Emitter, buffers: Sequence[int], images: Sequence[I32Local], start: int) -> None:
+        """Write the calls for one band of an image, its result and its extras."""
         conv, product, target = self._conv, self._product, self._low.target
         epilogue, none = conv.operation.epilogue, identity(DType.F32)
         into, back, scratch, filters, bias = (e.buffer_address(buffer) for buffer in buffers)
-        places = [
-            e.address(p) + number * p.byte_stride(0) + start * p.byte_stride(_ROW)
-            for p in (conv.image, conv.output, *conv.extras)
-        ]
         top, left, _, _ = conv.operation.pads
-        image = places[0] - top * conv.image.byte_stride(_ROW) - left * conv.image.byte_stride(_PIXEL)
+        image = images[0] + ((start - top) * conv.image.byte_stride(_ROW) - left * conv.image.byte_stride(_PIXEL))
+        places = [p + start * v.byte_stride(_ROW) for p, v in zip(images[1:], (conv.output, *conv.extras), strict=True)]
         transform = e.kernel(self._into, lambda f: write_into_windows(f, self._into, target))
         e.do(transform(into, image))
         multiply = e.kernel(
@@ -185,4 +187,4 @@ class _Bands:
             EpilogueKernel(self._back, epilogue, walks),
             lambda f: write_from_windows(f, self._back, target, walks, finish_with(f, target, epilogue)),
         )
-        e.do(finish(places[1], back, bias, *places[2:]))
+        e.do(finish(places[0], back, bias, *places[1:]))
