@@ -114,6 +114,8 @@ def _positions(line: _Line, coordinates: str) -> NDArray[np.floating]:
         case "align_corners":
             width = line.scale * line.length  # which may be no whole number
             return o * (line.length - 1) / (width - 1) if line.output > 1 or width != 1 else np.zeros(1)
+        case "tf_half_pixel_for_nn":
+            return (o + 0.5) / line.scale
         case "pytorch_half_pixel":
             return (o + 0.5) / line.scale - 0.5 if line.output > 1 else np.zeros(1)
         case "half_pixel_symmetric":

@@ -76,6 +76,18 @@ def test_neighbours_and_masks_of_old_opsets() -> None:
     assert {"FP32"} == {tensor.datatype for tensor in compile_model(old.SerializeToString()).spec.outputs}
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_places_of_an_old_opset(mode: str) -> None:
+    """Without the half pixel that others take away again; opset 13 has them no more."""
+    w = ModelWriter()
+    x, none, scales = w.input("x", [1, 2, 7, 5]), w.constant(np.zeros(0, np.float32)), np.array([1, 1, 1.5, 0.6])
+    y = w.node(
+        "Resize", x, none, w.constant(scales.astype(np.float32)),
+        mode=mode, coordinate_transformation_mode="tf_half_pixel_for_nn",
+    )  # fmt: skip
+    compare(onnx.load_model_from_string(w.model(y, opset=11)))
+
+
 def test_an_image_of_which_nothing_is_left() -> None:
     """It is refused with its shape."""
     text = """g (float[1, 1, 2, 6] x) => (float[1, 1, a, b] y) <float[4] s = {1, 1, 0.4, 1}> { y = Resize (x, , s) }"""
