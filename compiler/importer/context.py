@@ -135,6 +135,13 @@ class NodeContext:
         value = helper.get_attribute_value(self._attributes[name])
         return value.decode() if isinstance(value, bytes) else value
 
+    def choice(self, name: str, *choices: str) -> str:
+        """Return an attribute that is one of some words; the first of them is the default."""
+        word = str(self.attribute(name, choices[0]))
+        if word not in choices:
+            raise NotConvertibleError(f"expected {name} to be one of {', '.join(choices)}, got {word!r}")
+        return word
+
     def integer(self, name: str, default: int) -> int:
         """Return a whole number."""
         return int(self.attribute(name, default))

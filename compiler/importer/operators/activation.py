@@ -64,7 +64,7 @@ def _hard_sigmoid(n: NodeContext) -> Callable[[Term], Term]:
 
 
 def _gelu(n: NodeContext) -> Callable[[Term], Term]:
-    if n.attribute("approximate", "none") == "tanh":
+    if n.choice("approximate", "none", "tanh") == "tanh":
         scale = math.sqrt(2 / math.pi)
         return lambda x: x * 0.5 * (((x + x * x * x * 0.044715) * scale).apply("tanh") + 1)
     return lambda x: x * 0.5 * ((x * math.sqrt(0.5)).apply("erf") + 1)

@@ -127,7 +127,7 @@ def bit_shift(n: NodeContext) -> None:
     """To the left or to the right; by as many bits as there are or more, or by a negative number, all bits go."""
     dtype = n.dtype()
     bits = 8 * dtype.item_bytes
-    is_left = n.attribute("direction") == "LEFT"
+    is_left = n.choice("direction", "LEFT", "RIGHT") == "LEFT"
 
     def shifted(x: Term, count: Term) -> Term:
         is_beyond = (count >= bits).apply("or", count < 0) if dtype.is_signed else count >= bits

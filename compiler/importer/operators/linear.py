@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from compiler.formula import formula_of, identity
 from compiler.importer.context import NodeContext
 from compiler.importer.registry import operator
 from compiler.ir import operations as ops
+
+AUTO_PADS: Final = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
+"""How padding may be computed from the shapes."""
 
 
 def multiply(n: NodeContext, a: str, b: str) -> str:
@@ -69,7 +73,7 @@ def padding(
     n: NodeContext, lengths: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[int]:
     """Return the padding in front of and behind each spatial axis, all fronts first."""
-    mode = n.attribute("auto_pad", "NOTSET")
+    mode = n.choice("auto_pad", *AUTO_PADS)
     if mode == "NOTSET":
         return n.integers("pads", [0] * (2 * len(lengths)))
     if mode == "VALID":

@@ -17,6 +17,18 @@ Numbers = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 
+_COORDINATES: Final = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_half_pixel_for_nn",
+    "tf_crop_and_resize",
+)
+"""How places in the result become places in the image."""
+
+
 class _Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How an axis is resized."""
 
@@ -68,9 +80,9 @@ def resize(n: NodeContext) -> None:
 def _settings(n: NodeContext) -> _Settings:
     is_old = n.node.op_type == "Upsample" or n.opset < 11
     return _Settings(
-        mode=n.attribute("mode", "nearest"),
-        coordinates="asymmetric" if is_old else n.attribute("coordinate_transformation_mode", "half_pixel"),
-        nearest="outwards" if is_old else n.attribute("nearest_mode", "round_prefer_floor"),
+        mode=n.choice("mode", "nearest", "linear", "cubic"),
+        coordinates="asymmetric" if is_old else n.choice("coordinate_transformation_mode", *_COORDINATES),
+        nearest="outwards" if is_old else n.choice("nearest_mode", *_NEAREST),
         cubic=n.number("cubic_coeff_a", -0.75),
         excludes_outside=bool(n.integer("exclude_outside", 0)),
         antialias=bool(n.integer("antialias", 0)),
@@ -95,7 +107,7 @@ def _lines(n: NodeContext) -> list[_Line]:
             lines[axis] = _Line(shape[axis], math.floor(shape[axis] * scale), float(scale), regions[axis])
         return lines
     sizes = n.constant_integers(3)
-    policy = n.attribute("keep_aspect_ratio_policy", "stretch")
+    policy = n.choice("keep_aspect_ratio_policy", "stretch", "not_larger", "not_smaller")
     ratios = [size / shape[axis] for size, axis in zip(sizes, axes, strict=True)]
     for axis, size, ratio in zip(axes, sizes, ratios, strict=True):
         scale = ratio if policy == "stretch" else min(ratios) if policy == "not_larger" else max(ratios)
@@ -130,10 +142,10 @@ def _positions(line: _Line, coordinates: str) -> NDArray[np.floating]:
 
 
 _NEAREST: Final[dict[str, Callable[[Numbers], Numbers]]] = {
-    "floor": np.floor,
-    "ceil": np.ceil,
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
 }
 
 

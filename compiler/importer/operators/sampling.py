@@ -53,7 +53,7 @@ def _coordinate(n: NodeContext, axis: int) -> str:
 
 def _taps(n: NodeContext, places: str, length: int) -> list[_Tap]:
     """Return the elements along an axis that samples are made of."""
-    mode = n.attribute("mode", "linear").removeprefix("bi")
+    mode = n.choice("mode", "linear", "bilinear", "nearest", "cubic", "bicubic").removeprefix("bi")
     if mode == "nearest":
         return [_tap(n, n.graph.apply("round", places), None, length)]
     first = n.graph.apply("floor", places)
@@ -79,7 +79,7 @@ def _far(d: Term) -> Term:
 
 def _tap(n: NodeContext, place: str, weight: str | None, length: int) -> _Tap:
     """Return a tap whose index lies inside: beyond the image is nothing, its border, or its reflection."""
-    mode, last = n.attribute("padding_mode", "zeros"), length - 1
+    mode, last = n.choice("padding_mode", "zeros", "border", "reflection"), length - 1
     if mode == "reflection":
         period = 2 * last if n.integer("align_corners", 0) else 2 * length
         place = n.map(lambda i: _reflected(i, period, length), place)

@@ -190,7 +190,7 @@ def depth_to_space(n: NodeContext) -> None:
     batch, channels, height, width = n.shape()
     block = n.integer("blocksize", 1)
     depth = channels // block**2
-    if n.attribute("mode", "DCR") == "DCR":
+    if n.choice("mode", "DCR", "CRD") == "DCR":
         split, order = (batch, block, block, depth, height, width), (0, 3, 4, 1, 5, 2)
     else:
         split, order = (batch, depth, block, block, height, width), (0, 1, 4, 2, 5, 3)
@@ -204,7 +204,7 @@ def space_to_depth(n: NodeContext) -> None:
     batch, channels, height, width = n.shape()
     block = n.integer("blocksize", 1)
     split = (batch, channels, height // block, block, width // block, block)
-    order = (0, 3, 5, 1, 2, 4) if n.attribute("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    order = (0, 3, 5, 1, 2, 4) if n.choice("mode", "DCR", "CRD") == "DCR" else (0, 1, 3, 5, 2, 4)
     moved = n.graph.transpose(n.graph.reshape(n[0], split), order)
     n.set(n.graph.reshape(moved, (batch, channels * block**2, height // block, width // block)))
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from compiler.dtypes import DType
 from compiler.formula import identity
 from compiler.importer.context import NodeContext
+from compiler.importer.operators.linear import AUTO_PADS
 from compiler.importer.registry import operator
 from compiler.ir import operations as ops
 
@@ -84,7 +85,7 @@ def _axes(n: NodeContext) -> list[_Axis]:
     spatial = len(lengths)
     strides, dilations = n.sizes("strides", [1] * spatial), n.sizes("dilations", [1] * spatial)
     extra, pads = n.integers("output_padding", [0] * spatial), n.integers("pads", [0] * 2 * spatial)
-    given, mode = n.attribute("output_shape"), n.attribute("auto_pad", "NOTSET")
+    given, mode = n.attribute("output_shape"), n.choice("auto_pad", *AUTO_PADS)
     axes = []
     for a in range(spatial):
         full = (lengths[a] - 1) * strides[a] + (taps[a] - 1) * dilations[a] + 1 + extra[a]

@@ -321,6 +321,9 @@ def test_infinity_is_a_mask() -> None:
         ("Conv", {"group": 3}, "its inputs do not fit it"),
         ("Conv", {"dilations": [9, 9]}, "its inputs do not fit it"),
         ("Conv", {"pads": [1 << 40] * 4}, "expected at most 4,294,967,295 elements"),
+        ("Conv", {"auto_pad": "SAME"}, "to be one of NOTSET, VALID, SAME_UPPER, SAME_LOWER, got 'SAME'"),
+        ("AveragePool", {"kernel_shape": [2, 2], "auto_pad": "same_upper"}, "expected auto_pad to be one of"),
+        ("DepthToSpace", {"blocksize": 1, "mode": "CDR"}, "expected mode to be one of DCR, CRD, got 'CDR'"),
     ],
 )
 def test_attributes_that_do_not_fit(operator: str, attributes: dict[str, object], said: str) -> None:
