@@ -87,17 +87,37 @@ class _Layer:
         self.is_batch_first = bool(n.integer("layout", 0))
         g = n.graph
         self.x = g.transpose(n[0], (1, 0, 2)) if self.is_batch_first else n[0]
-        self.time, self.batch, _ = g.shape(self.x)
-        direction = n.attribute("direction", "forward")
+        self.time, self.batch, width = g.shape(self.x)
+        direction = n.choice("direction", "forward", "reverse", "bidirectional")
         self.directions = [False, True] if direction == "bidirectional" else [direction == "reverse"]
-        self.hidden = n.shape(2)[2]
+        self.hidden = n.integer("hidden_size", n.shape(2)[-1])
+        self._check_shapes(width)
         self.clip = n.attribute("clip")
+        if self.clip is not None and not self.clip >= 0:
+            raise n.refuse(f"expected clip of at least 0, got {self.clip}")
         self.lengths = self._lengths()
         names = n.attribute("activations")
         every = self.kind.activations * len(self.directions) if names is None else [a.decode() for a in names]
         if len(every) != len(self.kind.activations) * len(self.directions):
             raise n.refuse(f"{len(every)} activations do not fit {len(self.directions)} directions")
         self._activations = _activations(n, every)
+
+    def _check_shapes(self, width: int) -> None:
+        """Refuse inputs of other shapes: parts of those that are too large would be taken for them."""
+        n, directions, size = self.n, len(self.directions), self.kind.gates * self.hidden
+        state = (self.batch, directions, self.hidden) if self.is_batch_first else (directions, self.batch, self.hidden)
+        expected = {
+            "W": (directions, size, width),
+            "R": (directions, size, self.hidden),
+            "B": (directions, 2 * size),
+            "sequence_lens": (self.batch,),
+            "initial_h": state,
+            "initial_c": state,
+            "P": (directions, 3 * self.hidden),
+        }
+        for position, (name, shape) in enumerate(expected.items(), 1):
+            if n.has(position) and n.shape(position) != shape:
+                raise n.refuse(f"expected {name} to be {list(shape)}, got {list(n.shape(position))}")
 
     def _lengths(self) -> str | None:
         """Return the length of each sequence, or None when all are as long as the input."""

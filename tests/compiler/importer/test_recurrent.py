@@ -1,5 +1,8 @@
 """Recurrent layers in all directions, with sequences of different lengths, against onnxruntime."""
 
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import TensorProto
@@ -48,6 +51,54 @@ def test_numbers_of_activations(kind: str) -> None:
     )  # fmt: skip
     model, inputs = w.model(y), {"x": w.rng.standard_normal((TIME, BATCH, WIDTH)).astype(np.float32)}
     assert_close(run_compiled(compile_model(model), inputs), run_onnxruntime(model, inputs))
+
+
+SHAPES = {
+    "W": [1, 4 * HIDDEN, WIDTH],
+    "R": [1, 4 * HIDDEN, HIDDEN],
+    "B": [1, 8 * HIDDEN],
+    "sequence_lens": [BATCH],
+    "initial_h": [1, BATCH, HIDDEN],
+    "initial_c": [1, BATCH, HIDDEN],
+    "P": [1, 3 * HIDDEN],
+}
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("name", SHAPES)
+def test_inputs_of_other_shapes(name: str, axis: int) -> None:
+    """They are refused: what is too large would be cut, to the first direction or the first of a batch."""
+    w, shapes = ModelWriter(), {n: list(shape) for n, shape in SHAPES.items()}
+    shapes[name][axis] += 1
+    inputs = [
+        w.input(n, shape, TensorProto.INT32 if n == "sequence_lens" else TensorProto.FLOAT)
+        for n, shape in {"X": [TIME, BATCH, WIDTH], **shapes}.items()
+    ]
+    y = w.node("LSTM", *inputs, hidden_size=HIDDEN)
+    model = w.model(y, types={y: (TensorProto.FLOAT, [TIME, 1, BATCH, HIDDEN])})
+    expected = re.escape(f"expected {name} to be {SHAPES[name]}, got {shapes[name]}")
+    with pytest.raises(UnsupportedError, match=expected):
+        compile_model(model)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"hidden_size": 5}, r"expected W to be \[1, 5, 5\], got \[1, 4, 5\]"),
+        ({"direction": "backward"}, "expected direction to be one of forward, reverse, bidirectional, got 'backward'"),
+        ({"clip": -1.0}, r"expected clip of at least 0, got -1\.0"),
+        ({"clip": float("nan")}, "expected clip of at least 0, got nan"),
+    ],
+)
+def test_attributes_that_cannot_be(attributes: dict[str, Any], reason: str) -> None:
+    """They are refused, not read as something else."""
+    w = ModelWriter()
+    x = w.input("x", [TIME, BATCH, WIDTH])
+    attributes = {"hidden_size": HIDDEN, **attributes}
+    y = w.node("RNN", x, w.weights(1, HIDDEN, WIDTH), w.weights(1, HIDDEN, HIDDEN), **attributes)
+    model = w.model(y, types={y: (TensorProto.FLOAT, [TIME, 1, BATCH, HIDDEN])})
+    with pytest.raises(UnsupportedError, match=reason):
+        compile_model(model)
 
 
 @pytest.mark.parametrize(
