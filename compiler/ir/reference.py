@@ -36,6 +36,7 @@ def run(graph: Graph, inputs: Sequence[Array]) -> list[Array]:
     return [values[name] for name in graph.outputs]
 
 
+@np.errstate(all="ignore")
 def evaluate(operation: Operation, inputs: Sequence[Array]) -> tuple[Array, ...]:
     """Return the results of one operation."""
     if isinstance(operation, ops.View):

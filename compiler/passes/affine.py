@@ -47,15 +47,19 @@ def _folded(edit: Edit, node: Node) -> Node | None:
     axis = 0 if isinstance(node.operation, ops.Conv) else -1
     scale, shift = _scale_and_shift(epilogue.instructions[step].operation, vector, is_first=is_first)
     shape = [len(bias) if n == axis % weights.ndim else 1 for n in range(weights.ndim)]
-    new_weights, new_bias = weights * scale.reshape(shape), bias * scale + shift
+    with np.errstate(all="ignore"):
+        new_weights = (weights * scale.reshape(shape)).astype(np.float32)
+        new_bias = (bias * scale + shift).astype(np.float32)
+    if not (np.isfinite(new_weights).all() and np.isfinite(new_bias).all()):
+        return None  # of weights that are finite, small inputs still make finite sums
     formula, kept = without_unused(_without_step(epilogue, step), ("", *extras), keep=1)
     return msgspec.structs.replace(
         node,
         operation=msgspec.structs.replace(node.operation, epilogue=formula),
         inputs=(
             node.inputs[0],
-            edit.constant(new_weights.astype(np.float32)),
-            edit.constant(new_bias.astype(np.float32)),
+            edit.constant(new_weights),
+            edit.constant(new_bias),
             *kept[1:],
         ),
     )

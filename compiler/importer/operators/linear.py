@@ -58,8 +58,6 @@ def gemm(n: NodeContext) -> None:
     a = g.transpose(n[0], (1, 0)) if n.integer("transA", 0) else n[0]
     b = g.transpose(n[1], (1, 0)) if n.integer("transB", 0) else n[1]
     alpha, beta = n.number("alpha", 1.0), n.number("beta", 1.0)
-    if alpha != 1 and g.value_of(b) is not None:
-        b, alpha = g.apply("mul", b, g.number(b, alpha)), 1.0
     result = multiply(n, a, b)
     if alpha != 1:
         result = g.apply("mul", result, g.number(result, alpha))
