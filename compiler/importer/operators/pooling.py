@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compiler.dtypes import DType
 from compiler.formula import Formula, Term, formula_of, identity
@@ -38,6 +39,18 @@ class _Windows:
             # What the last window needs beyond the image and its padding.
             self.backs[axis] = max((count - 1) * self.strides[axis] + reach - length - self.fronts[axis], 0)
 
+    def elements(self, axis: int, low: int, high: int) -> NDArray[np.int64]:
+        """Return how many taps of each window along an axis lie between two places, counted with the padding."""
+        starts = np.arange(self.counts[axis])[:, None] * self.strides[axis]
+        places = starts + np.arange(self.kernel[axis]) * self.dilations[axis]
+        return np.asarray(((places >= low) & (places < high)).sum(axis=1), np.int64)
+
+    def require_elements(self, n: NodeContext) -> None:
+        """Refuse windows that lie in the padding alone: they have neither a greatest element nor a mean."""
+        for axis, length in enumerate(self.lengths):
+            if not self.elements(axis, self.fronts[axis], self.fronts[axis] + length).all():
+                raise n.refuse(f"a window along axis {2 + axis} has no element of the image, only padding")
+
     def unfold(self, n: NodeContext, value: str, fill: Number) -> tuple[str, list[int]]:
         """Return the windows of an image with their elements as further axes, and those axes."""
         if any((*self.fronts, *self.backs)):
@@ -57,6 +70,7 @@ def max_pool(n: NodeContext) -> None:
     dtype = n.dtype()
     lowest: Number = float("-inf") if dtype.is_float else int(np.iinfo(dtype.value).min)
     shape = _Windows(n)
+    shape.require_elements(n)
     windows, axes = shape.unfold(n, n[0], lowest)
     greatest = n.graph.reduce("at_least", windows, axes)
     if len(n.node.output) > 1 and n.node.output[1]:
@@ -129,20 +143,18 @@ def averaged(n: NodeContext, image: str) -> str:
     return n.graph.add(ops.Reduce(tuple(axes), identity(DType.F32), "add", finish), windows, inverse)
 
 
-def _counts(n: NodeContext, shape: _Windows) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _counts(n: NodeContext, shape: _Windows) -> NDArray[np.float64]:
     """Return how many elements count in each window."""
     includes_padding = bool(n.integer("count_include_pad", 0))
+    if not includes_padding:
+        shape.require_elements(n)
     spatial = len(shape.lengths)
     declared = padding(n, shape.lengths, shape.kernel, shape.strides, shape.dilations)
     counts = np.ones((1,) * spatial)
     for axis, length in enumerate(shape.lengths):
         low = 0 if includes_padding else shape.fronts[axis]
         high = shape.fronts[axis] + length + (declared[spatial + axis] if includes_padding else 0)
-        places = (
-            np.arange(shape.counts[axis])[:, None] * shape.strides[axis]
-            + np.arange(shape.kernel[axis]) * shape.dilations[axis]
-        )
-        inside = ((places >= low) & (places < high)).sum(axis=1)
+        inside = shape.elements(axis, low, high)
         counts = counts * inside.reshape([-1 if a == axis else 1 for a in range(spatial)])
     return counts
 

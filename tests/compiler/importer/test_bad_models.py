@@ -323,6 +323,8 @@ def test_infinity_is_a_mask() -> None:
         ("Conv", {"pads": [1 << 40] * 4}, "expected at most 4,294,967,295 elements"),
         ("Conv", {"auto_pad": "SAME"}, "to be one of NOTSET, VALID, SAME_UPPER, SAME_LOWER, got 'SAME'"),
         ("AveragePool", {"kernel_shape": [2, 2], "auto_pad": "same_upper"}, "expected auto_pad to be one of"),
+        ("MaxPool", {"kernel_shape": [2, 2], "pads": [0, 0, 0, 2]}, "a window along axis 3 has no element"),
+        ("AveragePool", {"kernel_shape": [1, 1], "pads": [1, 0, 0, 0]}, "a window along axis 2 has no element"),
         ("DepthToSpace", {"blocksize": 1, "mode": "CDR"}, "expected mode to be one of DCR, CRD, got 'CDR'"),
     ],
 )
