@@ -154,11 +154,13 @@ class NodeContext:
         """Return whole numbers."""
         return [int(n) for n in self.attribute(name, default)]
 
-    def sizes(self, name: str, default: Sequence[int]) -> list[int]:
-        """Return whole numbers of which each is at least 1."""
+    def sizes(self, name: str, default: Sequence[int], *, least: int = 1) -> list[int]:
+        """Return whole numbers, as many as there are defaults, of which none is less than the least."""
         numbers = self.integers(name, default)
-        if min(numbers, default=1) < 1:
-            raise NotConvertibleError(f"expected {name} of at least 1, got {numbers}")
+        if len(numbers) != len(default):
+            raise NotConvertibleError(f"expected {len(default)} numbers as {name}, got {numbers}")
+        if min(numbers, default=least) < least:
+            raise NotConvertibleError(f"expected {name} of at least {least}, got {numbers}")
         return numbers
 
     def integers_or_input(self, name: str, position: int) -> list[int] | None:

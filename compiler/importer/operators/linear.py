@@ -55,12 +55,16 @@ def gemm(n: NodeContext) -> None:
     """A product of two matrices, each of which may be transposed, and a sum."""
     n.require_finite()
     g = n.graph
+    if n.type(0).rank != 2 or n.type(1).rank != 2:
+        raise n.refuse(f"expected two matrices, got {list(n.shape(0))} and {list(n.shape(1))}")
     a = g.transpose(n[0], (1, 0)) if n.integer("transA", 0) else n[0]
     b = g.transpose(n[1], (1, 0)) if n.integer("transB", 0) else n[1]
     alpha, beta = n.number("alpha", 1.0), n.number("beta", 1.0)
     result = multiply(n, a, b)
     if alpha != 1:
         result = g.apply("mul", result, g.number(result, alpha))
+    if n.has(2) and np.broadcast_shapes(n.shape(2), g.shape(result)) != g.shape(result):
+        raise n.refuse(f"expected C to fit {list(g.shape(result))}, got {list(n.shape(2))}")
     if n.has(2) and beta:
         c = n[2] if beta == 1 else g.apply("mul", n[2], g.number(n[2], beta))
         result = g.apply("add", result, c)
@@ -73,7 +77,7 @@ def padding(
     """Return the padding in front of and behind each spatial axis, all fronts first."""
     mode = n.choice("auto_pad", *AUTO_PADS)
     if mode == "NOTSET":
-        return n.integers("pads", [0] * (2 * len(lengths)))
+        return n.sizes("pads", [0] * (2 * len(lengths)), least=0)
     if mode == "VALID":
         return [0] * (2 * len(lengths))
     fronts, backs = [], []
@@ -83,6 +87,13 @@ def padding(
         fronts.append(small if mode == "SAME_UPPER" else total - small)
         backs.append(total - fronts[-1])
     return fronts + backs
+
+
+def check_taps(n: NodeContext, weights: Sequence[int]) -> None:
+    """Refuse filters of another size than the node says."""
+    taps = n.sizes("kernel_shape", weights[2:])
+    if taps != list(weights[2:]):
+        raise n.refuse(f"expected filters of {taps} as kernel_shape says, got {list(weights[2:])}")
 
 
 @operator("Conv")
@@ -102,6 +113,7 @@ def convolve(n: NodeContext, x: str, w: str, bias: str, *, is_exact: bool = Fals
     lengths, weights = n.graph.shape(x)[2:], n.graph.shape(w)
     spatial = len(lengths)
     strides, dilations = n.sizes("strides", [1] * spatial), n.sizes("dilations", [1] * spatial)
+    check_taps(n, weights)
     pads = padding(n, lengths, weights[2:], strides, dilations)
     is_constant = n.graph.value_of(w) is not None and n.graph.value_of(bias) is not None
     if spatial not in {1, 2} or not is_constant:

@@ -21,7 +21,7 @@ class _Windows:
     def __init__(self, n: NodeContext) -> None:
         self.lengths = n.shape()[2:]
         spatial = len(self.lengths)
-        self.kernel = n.sizes("kernel_shape", ())
+        self.kernel = n.sizes("kernel_shape", [1] * spatial)
         self.strides = n.sizes("strides", [1] * spatial)
         self.dilations = n.sizes("dilations", [1] * spatial)
         pads = padding(n, self.lengths, self.kernel, self.strides, self.dilations)
@@ -109,8 +109,8 @@ def max_unpool(n: NodeContext) -> None:
     n.require_float(0)
     shape, g = n.shape(), n.graph
     spatial = len(shape) - 2
-    kernel, strides = n.sizes("kernel_shape", ()), n.sizes("strides", [1] * spatial)
-    pads = n.integers("pads", [0] * 2 * spatial)
+    kernel, strides = n.sizes("kernel_shape", [1] * spatial), n.sizes("strides", [1] * spatial)
+    pads = n.sizes("pads", [0] * 2 * spatial, least=0)
     sides = zip(shape[2:], kernel, strides, pads[:spatial], pads[spatial:], strict=True)
     pooled = (*shape[:2], *((d - 1) * step + size - front - back for d, size, step, front, back in sides))
     check_foldable(math.prod(pooled), 4)

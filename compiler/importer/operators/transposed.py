@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from compiler.dtypes import DType
 from compiler.formula import identity
 from compiler.importer.context import NodeContext
-from compiler.importer.operators.linear import AUTO_PADS
+from compiler.importer.operators.linear import AUTO_PADS, check_taps
 from compiler.importer.registry import operator
 from compiler.ir import operations as ops
 
@@ -84,14 +84,17 @@ def _axes(n: NodeContext) -> list[_Axis]:
     lengths, taps = n.shape()[2:], n.shape(1)[2:]
     spatial = len(lengths)
     strides, dilations = n.sizes("strides", [1] * spatial), n.sizes("dilations", [1] * spatial)
-    extra, pads = n.integers("output_padding", [0] * spatial), n.integers("pads", [0] * 2 * spatial)
-    given, mode = n.attribute("output_shape"), n.choice("auto_pad", *AUTO_PADS)
+    check_taps(n, n.shape(1))
+    extra = n.sizes("output_padding", [0] * spatial, least=0)
+    pads = n.sizes("pads", [0] * 2 * spatial, least=0)
+    given = None if n.attribute("output_shape") is None else n.sizes("output_shape", lengths)
+    mode = n.choice("auto_pad", *AUTO_PADS)
     axes = []
     for a in range(spatial):
         full = (lengths[a] - 1) * strides[a] + (taps[a] - 1) * dilations[a] + 1 + extra[a]
         front, output = pads[a], full - pads[a] - pads[spatial + a]
         if given is not None or mode.startswith("SAME"):
-            output = int(given[a]) if given is not None else lengths[a] * strides[a]
+            output = given[a] if given is not None else lengths[a] * strides[a]
             total = max(full - output, 0)
             front = total // 2 if mode == "SAME_UPPER" else total - total // 2
         axes.append(_Axis(lengths[a], output, strides[a], dilations[a], front, taps[a]))

@@ -325,6 +325,12 @@ def test_infinity_is_a_mask() -> None:
         ("AveragePool", {"kernel_shape": [2, 2], "auto_pad": "same_upper"}, "expected auto_pad to be one of"),
         ("MaxPool", {"kernel_shape": [2, 2], "pads": [0, 0, 0, 2]}, "a window along axis 3 has no element"),
         ("AveragePool", {"kernel_shape": [1, 1], "pads": [1, 0, 0, 0]}, "a window along axis 2 has no element"),
+        ("Conv", {"pads": [0, 0, 0, -1]}, r"expected pads of at least 0, got \[0, 0, 0, -1\]"),
+        ("Conv", {"pads": [1, 1]}, r"expected 4 numbers as pads, got \[1, 1\]"),
+        ("Conv", {"strides": [1, 1, 2]}, r"expected 2 numbers as strides, got \[1, 1, 2\]"),
+        ("Conv", {"kernel_shape": [2, 3]}, r"expected filters of \[2, 3\] as kernel_shape says, got \[3, 3\]"),
+        ("MaxPool", {"kernel_shape": [2]}, r"expected 2 numbers as kernel_shape, got \[2\]"),
+        ("AveragePool", {"kernel_shape": [2, 2], "pads": [-1, 0, 0, 0]}, "expected pads of at least 0"),
         ("DepthToSpace", {"blocksize": 1, "mode": "CDR"}, "expected mode to be one of DCR, CRD, got 'CDR'"),
     ],
 )
@@ -338,6 +344,23 @@ def test_attributes_that_do_not_fit(operator: str, attributes: dict[str, object]
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     with pytest.raises(CompilerError, match=said):
         compile_model(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        (([1, 3], [3, 4], [5, 4]), r"expected C to fit \[1, 4\], got \[5, 4\]"),
+        (([2, 3], [3, 4], [1, 2, 4]), r"expected C to fit \[2, 4\], got \[1, 2, 4\]"),
+        (([2, 3], [3, 4], [3]), "its inputs do not fit it"),
+        (([2, 2, 3], [3, 4], [4]), r"expected two matrices, got \[2, 2, 3\] and \[3, 4\]"),
+    ],
+)
+def test_matrices_that_do_not_fit(shapes: tuple[list[int], ...], said: str) -> None:
+    """The result of Gemm has the rows of A and the columns of B, whatever is added."""
+    w = ModelWriter()
+    y = w.node("Gemm", *(w.input(name, shape) for name, shape in zip("abc", shapes, strict=True)))
+    with pytest.raises(UnsupportedError, match=said):
+        compile_model(w.model(y, types={y: (TensorProto.FLOAT, [1, 4])}))
 
 
 def test_inputs_that_overflow() -> None:
