@@ -1,12 +1,13 @@
 """Depthwise convolution: each channel of an image has a filter of its own.
 
 The image has its channels last, so four channels are computed at a time, for several neighbouring pixels: the filter
-is read once for them, and each pixel under it once. Filters are packed as
+is read once for them, and each pixel under it once, or once for each tap of a large filter. Filters are packed as
 
     [vector of channels][1 + taps][4], the first entry is the bias
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -17,6 +18,11 @@ from compiler.kernels.target import Target
 from compiler.kernels.walk import LANES, VECTOR_BYTES, Finish, Floats, Walk, overlapping
 from compiler.loops.elements import store_vector
 from compiler.wasm import V128, Function, I32Local, v128
+
+_MOST_UNROLLED_TAPS: Final = 9
+"""A filter with more of them is walked in loops: code for each tap of it would be slower, and takes long to compile."""
+_TAPS_AT_ONCE: Final = 8
+"""In one round of such a loop, along a row."""
 
 
 class DepthwiseKernel(msgspec.Struct, frozen=True):
@@ -66,8 +72,9 @@ class _DepthwiseWriter:
         self._f, self._kernel, self._target, self._finish = f, kernel, target, finish
         self._a, self._b, self._c = f.param_i32(), f.param_i32(), f.param_i32()
         self._extras = [(f.param_i32(), walk) for walk in extras]
-        self._total = f.v128()
-        self._weights = [f.v128s(kernel.taps[1]) for _ in range(kernel.taps[0])]
+        self._is_looped = kernel.taps[0] * kernel.taps[1] > _MOST_UNROLLED_TAPS
+        self._totals = f.v128s(kernel.tile_pixels if self._is_looped else 1)
+        self._weights = [] if self._is_looped else [f.v128s(kernel.taps[1]) for _ in range(kernel.taps[0])]
 
     def write(self) -> None:
         k = self._kernel
@@ -79,7 +86,8 @@ class _DepthwiseWriter:
             self._pointer(self._c, k.c),
             *(self._pointer(local, walk) for local, walk in self._extras),
         ]
-        nest(self._f, (k.rows, -(-k.pixels // k.tile_pixels), vectors), pointers, self._write_tile)
+        write_tile = self._write_looped_tile if self._is_looped else self._write_tile
+        nest(self._f, (k.rows, -(-k.pixels // k.tile_pixels), vectors), pointers, write_tile)
 
     def _pointer(self, local: I32Local, walk: Walk) -> Pointer:
         k = self._kernel
@@ -101,12 +109,47 @@ class _DepthwiseWriter:
                     columns[place] = [
                         f.keep(v128.load(self._a, start + row * k.tap_bytes[0])) for row in range(k.taps[0])
                     ]
-            self._total.set(v128.load(self._b))
+            [total] = self._totals
+            total.set(v128.load(self._b))
             for row, weights in enumerate(self._weights):
                 for place, weight in zip(places, weights, strict=True):
-                    self._total.set(self._target.madd(columns[place][row], weight, self._total))
-            done = self._finish(self._total, lambda n, pixel=pixel: self._load_extra(n, pixel))  # type: ignore[misc]
-            store_vector(f, DType.F32, (self._c, pixel * k.c.pixel_bytes), done, min(LANES, k.channels))
+                    total.set(self._target.madd(columns[place][row], weight, total))
+            self._store(pixel, total)
+
+    def _write_looped_tile(self) -> None:
+        """Write all pixels side by side, and loops over the taps."""
+        k, f = self._kernel, self._f
+        for total in self._totals:
+            total.set(v128.load(self._b))
+        a, b, weight = f.variable(self._a), f.variable(self._b + VECTOR_BYTES), f.v128()
+        blocks, rest = divmod(k.taps[1], _TAPS_AT_ONCE)
+        steps = [_TAPS_AT_ONCE * k.tap_bytes[1], _TAPS_AT_ONCE * VECTOR_BYTES]
+        moved = [blocks * step if blocks > 1 else 0 for step in steps]  # a loop that runs once moves nothing
+
+        def write_taps(first: int, count: int) -> None:
+            for tap in range(first, first + count):
+                weight.set(v128.load(b, tap * VECTOR_BYTES - (moved[1] if first else 0)))
+                for pixel, total in enumerate(self._totals):
+                    place = pixel * k.a.pixel_bytes + tap * k.tap_bytes[1] - (moved[0] if first else 0)
+                    total.set(self._target.madd(v128.load(a, place), weight, total))
+
+        def write_row() -> None:
+            if blocks:
+                along = [Pointer(p, (step,)) for p, step in zip((a, b), steps, strict=True)]
+                nest(f, [blocks], along, lambda: write_taps(0, _TAPS_AT_ONCE))
+            write_taps(blocks * _TAPS_AT_ONCE, rest)
+
+        rows = [k.tap_bytes[0], k.taps[1] * VECTOR_BYTES]
+        down = [Pointer(p, (step,), by) for p, step, by in zip((a, b), rows, moved, strict=True)]
+        nest(f, [k.taps[0]], down, write_row)
+        for pixel, total in enumerate(self._totals):
+            self._store(pixel, total)
+
+    def _store(self, pixel: int, total: V128) -> None:
+        """Write code that stores what is made of a sum."""
+        done = self._finish(total, lambda n: self._load_extra(n, pixel))
+        place = self._c, pixel * self._kernel.c.pixel_bytes
+        store_vector(self._f, DType.F32, place, done, min(LANES, self._kernel.channels))
 
     def _load_extra(self, number: int, pixel: int) -> V128:
         local, walk = self._extras[number]

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler import CompileOptions, Target, compile_model
+from compiler.pipeline import CompiledModel
 from tests.compiler.execution import assert_close, run_compiled
 from tests.compiler.onnx_models import ModelWriter, run_onnxruntime
 
@@ -36,3 +37,27 @@ def test_any_shape(
     image = np.random.default_rng(1).standard_normal((1, *shape), dtype=np.float32)
     got = run_compiled(compile_model(model, CompileOptions(target=target)), {"image": image})
     assert_close(got, run_onnxruntime(model, {"image": image}), relative=1e-5, absolute=1e-6)
+
+
+def large_filter(taps: tuple[int, int], step: int = 1) -> tuple[ModelWriter, bytes, CompiledModel]:
+    """Return six channels under filters of a size, with as much padding."""
+    w = ModelWriter(seed=step)
+    x, pads = w.input("image", (1, 6, 9, 10)), [n // 2 for n in taps] * 2
+    y = w.node("Conv", x, w.weights(6, 1, *taps), w.weights(6), group=6, pads=pads, strides=[step] * 2)
+    model = w.model(w.node("Relu", y))
+    return w, model, compile_model(model)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("taps", [(2, 5), (1, 16), (1, 33), (33, 1), (13, 8), (7, 24), (17, 19)])
+def test_large_filters(taps: tuple[int, int], step: int) -> None:
+    """Sums of up to 323 products, in rows of taps that fill rounds of a loop or do not."""
+    w, model, compiled = large_filter(taps, step)
+    image = w.rng.standard_normal((1, 6, 9, 10), np.float32)
+    assert_close(run_compiled(compiled, {"image": image}), run_onnxruntime(model, {"image": image}), relative=1e-5)
+
+
+def test_code_does_not_grow_with_the_filter() -> None:
+    """A module grows by the filter alone: engines take minutes for a function with code for each of 10,000 taps."""
+    small, large = (large_filter(taps)[2] for taps in ((11, 11), (101, 101)))
+    assert len(large.wasm) - len(small.wasm) < large.stored_bytes - small.stored_bytes + 1000
