@@ -5,11 +5,12 @@ import contextlib
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,26 @@ class Sizes(NamedTuple):
     anonymous: int
     alone: int
     """The proportional set size of a device that runs nothing like it: every file counts in full but the C library."""
+
+
+class Times(NamedTuple):
+    """Of one thread: how long it ran, and how long it was ready to run and had no processor."""
+
+    run_s: float = 0.0
+    wait_s: float = 0.0
+
+
+class Install(NamedTuple):
+    """A release that was installed between `middle` and `end`, after a quiet time that lasted from `begin`.
+
+    The waits are those of the caller and of the thread that answers it, for a processor.
+    """
+
+    begin: float
+    middle: float
+    end: float
+    quiet_wait_s: float
+    busy_wait_s: float
 
 
 @contextlib.contextmanager
@@ -147,50 +168,66 @@ def measure_swap(rounds: int, *, is_placed: bool = False) -> tuple[list[float], 
         if is_placed:
             os.sched_setaffinity(caller.pid, {max(os.sched_getaffinity(0))})
         time.sleep(1)
-        before = _thread_times_s(device.process.pid)
-        spans = [_install(backend, bundle) for bundle in device.bundles[1:]]
-        after = _thread_times_s(device.process.pid)
+        pids = (device.process.pid, caller.pid)
+        before = _thread_times(device.process.pid)
+        installs = [_install(backend, bundle, pids) for bundle in device.bundles[1:]]
+        after = _thread_times(device.process.pid)
         caller.send_signal(signal.SIGTERM)
         caller.wait()
         calls = _read(output)
     if wrong := sum(1 for *_, is_right in calls if not is_right):
         raise SystemExit(f"{wrong} calls of {len(calls)} were not answered")
-    quiet = [[s for at, s, _ in calls if begin <= at < middle] for begin, middle, _ in spans]
-    busy = [[s for at, s, _ in calls if middle <= at < end] for _, middle, end in spans]
+    quiet = [[s for at, s, _ in calls if i.begin <= at < i.middle] for i in installs]
+    busy = [[s for at, s, _ in calls if i.middle <= at < i.end] for i in installs]
     ratios = [_percentile(b, 99) / _percentile(q, 99) for q, b in zip(quiet, busy, strict=True)]
     notes = [
         f"{name}: p50 {_percentile(all_, 50) * 1e6:.0f} µs, p99 {_percentile(all_, 99) * 1e6:.0f} µs, "
         f"longest {max(all_) * 1e3:.1f} ms, {len(all_)} calls"
         for name, all_ in (("quiet", sum(quiet, [])), ("installing", sum(busy, [])))  # noqa: RUF017 - a few lists
     ]
-    spent_ms = sorted((after[tid] - before.get(tid, 0.0)) / rounds * 1000 for tid in after)
+    spent_ms = sorted((after[tid].run_s - before.get(tid, Times()).run_s) / rounds * 1000 for tid in after)
     notes.append(
         "processor time of the agent's threads for each install and the second before it: "
         + ", ".join(f"{each:.0f}" for each in reversed(spent_ms) if each >= 1)
         + " ms (the first answers requests)"
     )
+    quiet_ms, busy_ms, install_ms = (
+        statistics.fmean(each) * 1000
+        for each in zip(*((i.quiet_wait_s, i.busy_wait_s, i.end - i.middle) for i in installs), strict=True)
+    )
+    notes.append(
+        f"the caller and the thread that answers waited for a processor: {quiet_ms:.0f} ms in the second before an "
+        f"install, {busy_ms:.0f} ms in its {install_ms:.0f} ms"
+    )
     return ratios, notes
 
 
-def _thread_times_s(pid: int) -> dict[str, float]:
-    """Return how long each thread has run, by its id."""
+def _thread_times(pid: int) -> dict[str, Times]:
+    """Return the times of each thread, by its id. Source: Documentation/scheduler/sched-stats.rst of Linux."""
     times = {}
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):  # it ended meanwhile
-            fields = (thread / "stat").read_text().rpartition(")")[2].split()
-            times[thread.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            run_ns, wait_ns, _ = map(int, (thread / "schedstat").read_text().split())
+            times[thread.name] = Times(run_ns / 1e9, wait_ns / 1e9)
     return times
 
 
-def _install(backend: Backend, bundle: object) -> tuple[float, float, float]:
-    begin = time.monotonic()
+def _waited_s(pids: Iterable[int]) -> float:
+    """Return how long the busiest thread of each process has waited for a processor."""
+    return sum(max(_thread_times(pid).values()).wait_s for pid in pids)
+
+
+def _install(backend: Backend, bundle: object, pids: tuple[int, int]) -> Install:
+    begin, waited_s = time.monotonic(), [_waited_s(pids)]
     time.sleep(1)
     middle = time.monotonic()
+    waited_s.append(_waited_s(pids))
     backend.assign(bundle)
     backend.wait_end(bundle)
     end = time.monotonic()
+    waited_s.append(_waited_s(pids))
     time.sleep(0.3)
-    return begin, middle, end
+    return Install(begin, middle, end, waited_s[1] - waited_s[0], waited_s[2] - waited_s[1])
 
 
 def _stand_back(pid: int) -> None:
