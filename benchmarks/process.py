@@ -2,15 +2,15 @@
 
 import array
 import contextlib
+import itertools
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,24 +45,14 @@ class Sizes(NamedTuple):
     """The proportional set size of a device that runs nothing like it: every file counts in full but the C library."""
 
 
-class Times(NamedTuple):
-    """Of one thread: how long it ran, and how long it was ready to run and had no processor."""
+class Answer(NamedTuple):
+    """Of one call: when it was asked, how long it took, whether it was right, and who waited for a processor (s)."""
 
-    run_s: float = 0.0
-    wait_s: float = 0.0
-
-
-class Install(NamedTuple):
-    """A release that was installed between `middle` and `end`, after a quiet time that lasted from `begin`.
-
-    The waits are those of the caller and of the thread that answers it, for a processor.
-    """
-
-    begin: float
-    middle: float
-    end: float
-    quiet_wait_s: float
-    busy_wait_s: float
+    at_s: float
+    took_s: float
+    is_right: float
+    caller_waited_s: float
+    agent_waited_s: float
 
 
 @contextlib.contextmanager
@@ -161,73 +151,75 @@ def measure_swap(rounds: int, *, is_placed: bool = False) -> tuple[list[float], 
     kernel puts it behind the agent's other threads.
     """
     with running_device(functions=200, releases=rounds + 1) as (device, backend):
-        output = device.state_dir.parent / "latencies"
-        caller = subprocess.Popen([sys.executable, str(CALLER), str(device.state_dir / "agent.sock"), str(output)])
+        output, pid = device.state_dir.parent / "latencies", device.process.pid
+        argv = [sys.executable, str(CALLER), str(device.state_dir / "agent.sock"), str(output), str(pid)]
+        caller = subprocess.Popen(argv)
         _stand_back(os.getpid())
         _stand_back(device.broker_pid)
         if is_placed:
             os.sched_setaffinity(caller.pid, {max(os.sched_getaffinity(0))})
         time.sleep(1)
-        pids = (device.process.pid, caller.pid)
-        before = _thread_times(device.process.pid)
-        installs = [_install(backend, bundle, pids) for bundle in device.bundles[1:]]
-        after = _thread_times(device.process.pid)
+        before = _thread_times_s(pid)
+        spans = [_install(backend, bundle) for bundle in device.bundles[1:]]
+        after = _thread_times_s(pid)
         caller.send_signal(signal.SIGTERM)
         caller.wait()
         calls = _read(output)
-    if wrong := sum(1 for *_, is_right in calls if not is_right):
+    if wrong := sum(1 for call in calls if not call.is_right):
         raise SystemExit(f"{wrong} calls of {len(calls)} were not answered")
-    quiet = [[s for at, s, _ in calls if i.begin <= at < i.middle] for i in installs]
-    busy = [[s for at, s, _ in calls if i.middle <= at < i.end] for i in installs]
+    quiet = [[c for c in calls if begin <= c.at_s < middle] for begin, middle, _ in spans]
+    busy = [[c for c in calls if middle <= c.at_s < end] for _, middle, end in spans]
     ratios = [_percentile(b, 99) / _percentile(q, 99) for q, b in zip(quiet, busy, strict=True)]
+    all_quiet, all_busy = list(itertools.chain(*quiet)), list(itertools.chain(*busy))
     notes = [
-        f"{name}: p50 {_percentile(all_, 50) * 1e6:.0f} µs, p99 {_percentile(all_, 99) * 1e6:.0f} µs, "
-        f"longest {max(all_) * 1e3:.1f} ms, {len(all_)} calls"
-        for name, all_ in (("quiet", sum(quiet, [])), ("installing", sum(busy, [])))  # noqa: RUF017 - a few lists
+        f"{name}: p50 {_percentile(found, 50) * 1e6:.0f} µs, p99 {_percentile(found, 99) * 1e6:.0f} µs, "
+        f"longest {max(c.took_s for c in found) * 1e3:.1f} ms, {len(found)} calls"
+        for name, found in (("quiet", all_quiet), ("installing", all_busy))
     ]
-    spent_ms = sorted((after[tid].run_s - before.get(tid, Times()).run_s) / rounds * 1000 for tid in after)
+    notes.append(_slow_calls(all_busy, _percentile(all_quiet, 50), 1.5 * _percentile(all_quiet, 99), rounds))
+    spent_ms = sorted((after[tid] - before.get(tid, 0.0)) / rounds * 1000 for tid in after)
     notes.append(
         "processor time of the agent's threads for each install and the second before it: "
         + ", ".join(f"{each:.0f}" for each in reversed(spent_ms) if each >= 1)
         + " ms (the first answers requests)"
     )
-    quiet_ms, busy_ms, install_ms = (
-        statistics.fmean(each) * 1000
-        for each in zip(*((i.quiet_wait_s, i.busy_wait_s, i.end - i.middle) for i in installs), strict=True)
-    )
-    notes.append(
-        f"the caller and the thread that answers waited for a processor: {quiet_ms:.0f} ms in the second before an "
-        f"install, {busy_ms:.0f} ms in its {install_ms:.0f} ms"
-    )
     return ratios, notes
 
 
-def _thread_times(pid: int) -> dict[str, Times]:
-    """Return the times of each thread, by its id. Source: Documentation/scheduler/sched-stats.rst of Linux."""
+def _slow_calls(calls: Sequence[Answer], usual_s: float, limit_s: float, rounds: int) -> str:
+    """Tell what calls beyond a limit spent their time with."""
+    slow = [call for call in calls if call.took_s > limit_s]
+    count = len(slow) / rounds
+    each_us = 1e6 / max(len(slow), 1)
+    lost = sum(call.took_s - usual_s for call in slow) * each_us
+    caller = sum(call.caller_waited_s for call in slow) * each_us
+    agent = sum(call.agent_waited_s for call in slow) * each_us
+    return (
+        f"{count:.0f} of {len(calls) / rounds:.0f} calls of an install took more than 1.5 times the quiet p99: "
+        f"{lost:.0f} µs more than is usual, of which the caller waited {caller:.0f} µs for a processor, "
+        f"and the thread that answers {agent:.0f} µs"
+    )
+
+
+def _thread_times_s(pid: int) -> dict[str, float]:
+    """Return how long each thread has run, by its id."""
     times = {}
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):  # it ended meanwhile
-            run_ns, wait_ns, _ = map(int, (thread / "schedstat").read_text().split())
-            times[thread.name] = Times(run_ns / 1e9, wait_ns / 1e9)
+            fields = (thread / "stat").read_text().rpartition(")")[2].split()
+            times[thread.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return times
 
 
-def _waited_s(pids: Iterable[int]) -> float:
-    """Return how long the busiest thread of each process has waited for a processor."""
-    return sum(max(_thread_times(pid).values()).wait_s for pid in pids)
-
-
-def _install(backend: Backend, bundle: object, pids: tuple[int, int]) -> Install:
-    begin, waited_s = time.monotonic(), [_waited_s(pids)]
+def _install(backend: Backend, bundle: object) -> tuple[float, float, float]:
+    begin = time.monotonic()
     time.sleep(1)
     middle = time.monotonic()
-    waited_s.append(_waited_s(pids))
     backend.assign(bundle)
     backend.wait_end(bundle)
     end = time.monotonic()
-    waited_s.append(_waited_s(pids))
     time.sleep(0.3)
-    return Install(begin, middle, end, waited_s[1] - waited_s[0], waited_s[2] - waited_s[1])
+    return begin, middle, end
 
 
 def _stand_back(pid: int) -> None:
@@ -236,10 +228,10 @@ def _stand_back(pid: int) -> None:
         os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
 
 
-def _read(path: Path) -> list[tuple[float, float, float]]:
+def _read(path: Path) -> list[Answer]:
     flat = array.array("d", path.read_bytes())
-    return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+    return [Answer(*flat[n : n + len(Answer._fields)]) for n in range(0, len(flat), len(Answer._fields))]
 
 
-def _percentile(values: list[float], percent: int) -> float:
-    return sorted(values)[len(values) * percent // 100]
+def _percentile(calls: Sequence[Answer], percent: int) -> float:
+    return sorted(call.took_s for call in calls)[len(calls) * percent // 100]
