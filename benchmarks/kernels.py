@@ -43,6 +43,14 @@ DEPTHWISE = (
     (7, 1024, 1),
 )
 """Side, channels and step of 3 x 3."""
+LARGE_DEPTHWISE = (
+    (28, 120, 1, (5, 5)),
+    (14, 240, 2, (5, 5)),
+    (14, 384, 1, (7, 7)),
+    (28, 192, 1, (12, 1)),
+    (28, 64, 1, (31, 31)),
+)
+"""Side, channels, step and taps of larger ones."""
 
 
 def product(rows: int, depth: int, columns: int) -> Load:
@@ -65,24 +73,29 @@ def product(rows: int, depth: int, columns: int) -> Load:
     )
 
 
-def depthwise(side: int, channels: int, step: int) -> Load:
-    """Return a depthwise convolution of 3 x 3 as it is compiled, of an image that has its border."""
-    out, border = side // step, ((0, 0), (0, 0), (1, 1), (1, 1))
+def depthwise(side: int, channels: int, step: int, taps: tuple[int, int] = (3, 3)) -> Load:
+    """Return a depthwise convolution as it is compiled, of an image that has its border."""
+    out, (rows, columns) = side // step, taps
+    border = ((0, 0), (0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2))
     layout, kind = Layout(channels_last(4), border), TensorType(DType.F32, (1, channels, side, side))
     row, pixel = (layout.placement(0, kind).byte_stride(axis) for axis in (2, 3))
     kernel = DepthwiseKernel(
         rows=out,
         pixels=out,
         channels=channels,
-        taps=(3, 3),
+        taps=taps,
         tap_bytes=(row, pixel),
         tap_stride=step,
         a=Walk(step * pixel, step * row),
         c=Walk(pixel, out * pixel),
-        tile_pixels=depthwise_pixels(out, step, 9),
+        tile_pixels=depthwise_pixels(out, step, rows * columns),
     )
-    sizes = (math.prod(layout.extents(kind)) * FLOAT_BYTES, channels * 40, out * out * pixel)
-    flops = 18 * out * out * channels
+    sizes = (
+        math.prod(layout.extents(kind)) * FLOAT_BYTES,
+        channels * FLOAT_BYTES * (1 + rows * columns),
+        out * out * pixel,
+    )
+    flops = 2 * rows * columns * out * out * channels
     return _repeated(lambda f: write_depthwise(f, kernel, Target.RELAXED, (), lambda v, _: v), sizes, flops)
 
 
@@ -123,6 +136,10 @@ def measure() -> list[Line]:
     """Measure all kernels, each in turns with the peak."""
     work = {f"product {r} x {d} x {c}": product(r, d, c) for r, d, c in (*PRODUCTS, *LARGE_PRODUCTS, *SINGLE_ROWS)}
     work |= {f"depthwise {s} x {s} x {c}, step {t}": depthwise(s, c, t) for s, c, t in DEPTHWISE}
+    work |= {
+        f"depthwise {s} x {s} x {c}, {a} x {b}, step {t}": depthwise(s, c, t, (a, b))
+        for s, c, t, (a, b) in LARGE_DEPTHWISE
+    }
     work["peak"] = multiply_add_load()
     runs: dict[str, Run] = {name: working(w) for name, w in work.items()}
     best = {name: min(map(min, times)) for name, times in interleaved(runs, 5, 15.0).items()}
@@ -132,4 +149,4 @@ def measure() -> list[Line]:
 
 if __name__ == "__main__":
     for line in measure():
-        print(f"{line.name:34}{line.gflops:8.1f} GFLOP/s{line.share:8.0%}")
+        print(f"{line.name:40}{line.gflops:8.1f} GFLOP/s{line.share:8.0%}")

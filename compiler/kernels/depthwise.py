@@ -119,18 +119,21 @@ class _DepthwiseWriter:
     def _write_looped_tile(self) -> None:
         """Write all pixels side by side, and loops over the taps."""
         k, f = self._kernel, self._f
+        (rows, columns), (row_bytes, tap_bytes) = k.taps, k.tap_bytes
+        if columns == 1:  # a column is walked like a row
+            rows, columns, row_bytes, tap_bytes = columns, rows, tap_bytes, row_bytes
         for total in self._totals:
             total.set(v128.load(self._b))
         a, b, weight = f.variable(self._a), f.variable(self._b + VECTOR_BYTES), f.v128()
-        blocks, rest = divmod(k.taps[1], _TAPS_AT_ONCE)
-        steps = [_TAPS_AT_ONCE * k.tap_bytes[1], _TAPS_AT_ONCE * VECTOR_BYTES]
+        blocks, rest = divmod(columns, _TAPS_AT_ONCE)
+        steps = [_TAPS_AT_ONCE * tap_bytes, _TAPS_AT_ONCE * VECTOR_BYTES]
         moved = [blocks * step if blocks > 1 else 0 for step in steps]  # a loop that runs once moves nothing
 
         def write_taps(first: int, count: int) -> None:
             for tap in range(first, first + count):
                 weight.set(v128.load(b, tap * VECTOR_BYTES - (moved[1] if first else 0)))
                 for pixel, total in enumerate(self._totals):
-                    place = pixel * k.a.pixel_bytes + tap * k.tap_bytes[1] - (moved[0] if first else 0)
+                    place = pixel * k.a.pixel_bytes + tap * tap_bytes - (moved[0] if first else 0)
                     total.set(self._target.madd(v128.load(a, place), weight, total))
 
         def write_row() -> None:
@@ -139,9 +142,9 @@ class _DepthwiseWriter:
                 nest(f, [blocks], along, lambda: write_taps(0, _TAPS_AT_ONCE))
             write_taps(blocks * _TAPS_AT_ONCE, rest)
 
-        rows = [k.tap_bytes[0], k.taps[1] * VECTOR_BYTES]
-        down = [Pointer(p, (step,), by) for p, step, by in zip((a, b), rows, moved, strict=True)]
-        nest(f, [k.taps[0]], down, write_row)
+        steps_down = [row_bytes, columns * VECTOR_BYTES]
+        down = [Pointer(p, (step,), by) for p, step, by in zip((a, b), steps_down, moved, strict=True)]
+        nest(f, [rows], down, write_row)
         for pixel, total in enumerate(self._totals):
             self._store(pixel, total)
 

@@ -1,6 +1,5 @@
 """How signals end the demo: no process is left because it had only just started when the signal came."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -19,29 +18,21 @@ _SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 @pytest.fixture
-def interrupted_starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def interrupted_starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list["subprocess.Popen[Any]"]]:
     """Have Ctrl-C come as soon as a process has started; the processes, which are ended after the test."""
-    started: list[int] = []
+    started: list[subprocess.Popen[Any]] = []
 
     class Interrupted(subprocess.Popen[Any]):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            started.append(self.pid)
+            started.append(self)
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(processes.subprocess, "Popen", Interrupted)
     yield started
-    for pid in started:
-        if is_alive(pid):
-            os.kill(pid, signal.SIGKILL)
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process of ours runs."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
+    for child in started:
+        child.kill()
+        child.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
@@ -71,22 +62,24 @@ def test_block_that_fails_gives_its_error_and_the_handlers_back() -> None:
     assert before == signal.getsignal(signal.SIGINT)
 
 
-def test_command_interrupted_at_its_start_is_not_left(interrupted_starts: list[int]) -> None:
+def test_command_interrupted_at_its_start_is_not_left(interrupted_starts: "list[subprocess.Popen[Any]]") -> None:
     """The demo's own commands: they are killed."""
     with ended_in_order(), pytest.raises(KeyboardInterrupt):
         run(_SLEEPER, timeout_s=60)
-    (pid,) = interrupted_starts
-    assert not is_alive(pid)
+    (child,) = interrupted_starts
+    assert -signal.SIGKILL == child.returncode
 
 
-def test_device_interrupted_at_its_start_is_known(tmp_path: Path, interrupted_starts: list[int]) -> None:
+def test_device_interrupted_at_its_start_is_known(
+    tmp_path: Path, interrupted_starts: "list[subprocess.Popen[Any]]"
+) -> None:
     """Stopping it ends the agent that had only just started."""
     device = DemoDevice("edge-1", tmp_path)
     with ended_in_order(), pytest.raises(KeyboardInterrupt):
         device.start()
-    (pid,) = interrupted_starts
+    (child,) = interrupted_starts
     device.stop()
-    assert not is_alive(pid)
+    assert child.returncode is not None
 
 
 def test_command_that_takes_too_long_is_killed_and_named() -> None:

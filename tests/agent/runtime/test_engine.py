@@ -195,6 +195,18 @@ def test_large_stack_limit_of_the_system_does_not_stop_the_clock(level: str, tex
     assert (0, "DeadlineError run") == (done.returncode, done.stdout.strip()), done.stderr
 
 
+def assert_no_timer_twice(code: str, cause: str) -> None:
+    """Run a program that is refused a clock twice, and then gets one; it prints how it was refused."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert 0 == done.returncode, done.stderr
+    lines = done.stdout.splitlines()
+    assert 2 == len(lines), done
+    for line in lines:
+        assert line.startswith("no_timer expected a timer that stops models which run too long")
+        assert cause in line
+        assert "Allow the agent more pending signals (ulimit -i, LimitSIGPENDING= of its service)" in line
+
+
 @pytest.mark.parametrize("level", ["thread", "process"])
 def test_system_without_a_timer_is_not_the_models_fault(level: str, text: Text) -> None:
     """Without a clock no model runs; what the system does not give says nothing about the module."""
@@ -217,14 +229,7 @@ def test_system_without_a_timer_is_not_the_models_fault(level: str, text: Text) 
                 zygote.close()  # the next one inherits the limit as it is then
             resource.setrlimit(resource.RLIMIT_SIGPENDING, (hard, hard))
             load_model(assemble({text()!r}), x, x, Caps(), zygote=zygote).close()"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert 0 == done.returncode, done.stderr
-    lines = done.stdout.splitlines()
-    assert 2 == len(lines), done
-    for line in lines:
-        assert line.startswith("no_timer expected a timer that stops models which run too long")
-        assert "timer_create: Resource temporarily unavailable" in line
-        assert "Allow the agent more pending signals (ulimit -i, LimitSIGPENDING= of its service)" in line
+    assert_no_timer_twice(code, "timer_create: Resource temporarily unavailable")
 
 
 def test_system_without_a_thread_for_the_clock_is_not_the_models_fault(text: Text) -> None:
@@ -249,10 +254,4 @@ def test_system_without_a_thread_for_the_clock_is_not_the_models_fault(text: Tex
                 print(error.code, error)
         resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
         ThreadSandbox(module, Terms(inputs=x, outputs=x, caps=Caps())).close()"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert 0 == done.returncode, done.stderr
-    lines = done.stdout.splitlines()
-    assert 2 == len(lines), done
-    for line in lines:
-        assert line.startswith("no_timer expected a timer that stops models which run too long")
-        assert "can't start new thread" in line
+    assert_no_timer_twice(code, "can't start new thread")
